@@ -1,0 +1,73 @@
+# REQUIRED INPUTS  config/regions/<region>.yaml and the files or services it names
+# OUTPUTS          data/<region>/grid.json, imagery/<provider>/<shard>.tif + .json, osm/layers.gpkg, landcover/<source>.tif
+
+
+rule define_grid:
+    """Write the region's pixel grid. Needs: the config, or the header of a raster. Gives: grid.json."""
+    input:
+        raster=grid_input,
+        code=code("define_grid"),
+    output:
+        "data/{region}/grid.json",
+    params:
+        region=region_json("bbox", "grid", "shard_px"),
+    log:
+        "logs/define_grid/{region}.log",
+    shell:
+        "python {ROOT:q}/scripts/define_grid.py --region {wildcards.region:q} --out {output:q} --log {log:q}"
+
+
+rule download_imagery:
+    """Fetch one shard of imagery. Needs: the grid. Gives: a GeoTIFF with a validity mask, and its manifest."""
+    input:
+        grid="data/{region}/grid.json",
+        source=imagery_input,
+        code=code("download_imagery"),
+    output:
+        raster="data/{region}/imagery/{provider}/{shard}.tif",
+        manifest="data/{region}/imagery/{provider}/{shard}.json",
+    params:
+        region=lambda wildcards: canonical_json(
+            load_region(wildcards.region).imagery[wildcards.provider].model_dump(mode="json")
+        ),
+    log:
+        "logs/download_imagery/{region}/{provider}/{shard}.log",
+    shell:
+        "python {ROOT:q}/scripts/download_imagery.py --region {wildcards.region:q} --provider {wildcards.provider:q} "
+        "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.raster:q} --manifest {output.manifest:q} "
+        "--log {log:q}"
+
+
+rule extract_osm:
+    """Clip the OSM extract and split it into layers. Needs: a .osm.pbf. Gives: a GeoPackage and what was lost."""
+    input:
+        pbf=local_file(lambda region, _: region.osm.path),
+        code=code("extract_osm"),
+    output:
+        layers="data/{region}/osm/layers.gpkg",
+        summary="data/{region}/osm/summary.json",
+    params:
+        region=region_json("bbox", "osm"),
+    log:
+        "logs/extract_osm/{region}.log",
+    shell:
+        "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --out {output.layers:q} "
+        "--summary {output.summary:q} --log {log:q}"
+
+
+rule warp_landcover:
+    """Bring a land-cover raster onto the grid, as classes. Needs: the grid. Gives: a class raster and its shares."""
+    input:
+        grid="data/{region}/grid.json",
+        raster=local_file(lambda region, wildcards: region.landcover[wildcards.source].path),
+        code=code("warp_landcover"),
+    output:
+        raster="data/{region}/landcover/{source}.tif",
+        summary="data/{region}/landcover/{source}.json",
+    params:
+        region=region_json("classes", "landcover"),
+    log:
+        "logs/warp_landcover/{region}/{source}.log",
+    shell:
+        "python {ROOT:q}/scripts/warp_landcover.py --region {wildcards.region:q} --source {wildcards.source:q} "
+        "--grid {input.grid:q} --out {output.raster:q} --summary {output.summary:q} --log {log:q}"

@@ -1,0 +1,260 @@
+# The Python that the rules share: which studies are asked for, what a run needs, which code a job executes.
+# Config is validated here, while the Snakefile is parsed, and a mistake ends in one line.
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+from pipeline import variants
+from pipeline.config import LandcoverLayer, load_main, load_recipe, load_region
+from pipeline.errors import PipelineError
+from pipeline.files import canonical_json
+from pipeline.runs import expand_runs, find_run
+
+VARIANT_RULES = [str(path) for path in (ROOT / "rules" / "variants").glob("*.smk")]
+
+
+def stop(error):
+    """End with one line instead of a traceback."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def asked_studies():
+    """Names of the studies on the command line, else those of config/config.yaml."""
+    named = [match[1] for word in sys.argv[1:] if (match := re.match(r"(?:.*/)?results/studies/([^/]+)/", word))]
+    whole = not named or any(word in ("all", "dataset", "runs") for word in sys.argv[1:])
+    return list(dict.fromkeys(named + (load_main().studies if whole else [])))
+
+
+
+try:
+    STUDIES = asked_studies()
+    for name in STUDIES:
+        expand_runs(name)
+except PipelineError as error:
+    stop(error)
+
+
+wildcard_constraints:
+    region=r"[a-z0-9_]+",
+    provider=r"[a-z0-9_]+",
+    source=r"[a-z0-9_]+",
+    recipe=r"[a-z0-9_]+",
+    shard=r"r\d+c\d+",
+    store=r"[a-z0-9_]+(-[a-z0-9_]+)?",
+    split=r"[a-z0-9_]+",
+    study=r"[a-z0-9_]+",
+    run=r"[a-z0-9_.\-]+-[0-9a-f]{10}",
+    hash=r"[0-9a-f]{10}",
+
+
+def code(script, run=None):
+    """The script and all of our own code that it executes, variants named by the run's spec included."""
+    extra = []
+    if run is not None:
+        spec = spec_of(run)
+        families = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
+        extra = [
+            variants.module_path(family, spec[part]["name"])
+            for family, part in families
+            if spec[part]["name"] in variants.names(family)
+        ]
+    files = variants.closure(ROOT / "scripts" / f"{script}.py", extra)
+    return [os.path.relpath(ROOT / path) for path in files]
+
+
+def spec_of(run):
+    """The resolved spec of a run id."""
+    return find_run(run, STUDIES).spec
+
+
+def spec_json(wildcards, run=None):
+    """The spec as canonical JSON: a job's parameter, so that a changed setting is a changed job."""
+    return canonical_json(spec_of(run or wildcards.run))
+
+
+def study_digest(wildcards):
+    """A short text that changes when anything of the study does."""
+    study = expand_runs(wildcards.study)
+    return canonical_json({"config": study.config.model_dump(mode="json"), "runs": [run.id for run in study.runs]})
+
+
+def region_json(*keys):
+    """A params function: the parts of a region's config that a rule reads."""
+
+    def read(wildcards):
+        content = load_region(wildcards.region).model_dump(mode="json", include=set(keys))
+        return canonical_json(content)
+
+    return read
+
+
+def recipe_json(wildcards):
+    """A recipe's content, as canonical JSON."""
+    return canonical_json(load_recipe(wildcards.recipe).model_dump(mode="json"))
+
+
+def sources_of(wildcards):
+    """Demo regions generate their sources first."""
+    return ["data/demo/source/summary.json"] if load_region(wildcards.region).demo else []
+
+
+def local_file(path):
+    """A function of wildcards that gives a source file of the region: `path` picks it from the config."""
+
+    def pick(wildcards):
+        region = load_region(wildcards.region)
+        return sources_of(wildcards) if region.demo else [str(path(region, wildcards))]
+
+    return pick
+
+
+def imagery_input(wildcards):
+    """What a download waits for: the demo's sources, or the local raster."""
+    region = load_region(wildcards.region)
+    source = region.imagery[wildcards.provider]
+    return sources_of(wildcards) or ([str(source.path)] if source.kind == "raster" else [])
+
+
+def grid_input(wildcards):
+    """A grid taken from a raster needs its header."""
+    region = load_region(wildcards.region)
+    return [str(region.imagery[region.grid.imagery].path)] if region.grid.imagery else []
+
+
+def shards(pattern):
+    """A function of wildcards: `pattern` for every shard of the region."""
+
+    def names(wildcards):
+        region = load_region(wildcards.region)
+        return expand(pattern, shard=region.shard_names(), allow_missing=True)
+
+    return names
+
+
+def landcover_inputs(wildcards):
+    """The land-cover rasters that a recipe paints."""
+    layers = load_recipe(wildcards.recipe).layers.values()
+    names = [layer.source for layer in layers if isinstance(layer, LandcoverLayer)]
+    return [f"data/{wildcards.region}/landcover/{name}.tif" for name in names]
+
+
+def osm_inputs(wildcards):
+    """The OSM layers, if a recipe paints any."""
+    layers = load_recipe(wildcards.recipe).layers.values()
+    needed = any(not isinstance(layer, LandcoverLayer) for layer in layers)
+    return [f"data/{wildcards.region}/osm/layers.gpkg"] if needed else []
+
+
+def chip_inputs(wildcards):
+    """The rasters that a chip store is cut from: imagery, labels of a recipe, a land cover, or the truth."""
+    region = load_region(wildcards.region)
+    place = f"data/{wildcards.region}"
+    if wildcards.store == "truth":
+        return sources_of(wildcards) or [str(region.truth)]
+    if wildcards.store.startswith("landcover-"):
+        return [f"{place}/landcover/{wildcards.store.removeprefix('landcover-')}.tif"]
+    kind = "imagery" if wildcards.store in region.imagery else "labels"
+    end = ".json" if kind == "imagery" else "_stats.json"
+    return [f"{place}/{kind}/{wildcards.store}/{shard}{end}" for shard in region.shard_names()]
+
+
+def store(region, name):
+    """The manifest of a chip store."""
+    return f"data/{region}/chips/{name}/store.json"
+
+
+def split_inputs(wildcards):
+    """What a split is balanced by: label chips, and the imagery that shows where there is ground at all."""
+    region = load_region(wildcards.region)
+    names = [region.splits[wildcards.split].balance, *region.imagery]
+    return [store(wildcards.region, name) for name in names]
+
+
+def data_inputs(spec):
+    """The stores and the split that a run reads."""
+    data = spec["data"]
+    return [
+        store(data["region"], data["imagery"]),
+        store(data["region"], data["recipe"]),
+        f"data/{data['region']}/splits/{data['split']}.parquet",
+    ]
+
+
+def run_data(wildcards):
+    """The stores and the split of a run."""
+    return data_inputs(spec_of(wildcards.run))
+
+
+def baseline_data(name):
+    """A function of wildcards: the data of the baseline `name`."""
+
+    def inputs(wildcards):
+        spec = spec_of(f"{name}.{wildcards.hash}")
+        source = spec["model"]["params"].get("source")
+        return data_inputs(spec) + ([store(spec["data"]["region"], f"landcover-{source}")] if source else [])
+
+    return inputs
+
+
+def baseline_spec(name):
+    """A params function: the spec of the baseline `name`."""
+    return lambda wildcards: canonical_json(spec_of(f"{name}.{wildcards.hash}"))
+
+
+def baseline_code(name):
+    """A function of wildcards: the code of the baseline `name`."""
+    return lambda wildcards: code("predict_baseline", f"{name}.{wildcards.hash}")
+
+
+def run_code(script):
+    """A function of wildcards: the code that `script` executes for a run, its model and loss included."""
+    return lambda wildcards: code(script, wildcards.run)
+
+
+def run_outputs(run):
+    """The files by which a table knows a run."""
+    extra = ["metrics.json"] if run.kind == "run" else ["run.json"]
+    return [f"results/runs/{run.id}/{name}" for name in ["confusion.parquet", *extra]]
+
+
+def run_files(studies):
+    """The result files of all runs of `studies`."""
+    return [path for study in studies for run in expand_runs(study).runs for path in run_outputs(run)]
+
+
+def dataset_files(studies):
+    """The chips and splits of all runs of `studies`."""
+    files = [path for study in studies for run in expand_runs(study).runs for path in data_inputs(run.spec)]
+    return sorted(set(files))
+
+
+def study_runs(wildcards):
+    """The result files of a study's runs."""
+    return run_files([wildcards.study])
+
+
+def study_truth(wildcards):
+    """The truth chips of a study's regions that have a truth."""
+    regions = sorted({run.spec["data"]["region"] for run in expand_runs(wildcards.study).runs})
+    return [store(region, "truth") for region in regions if load_region(region).truth]
+
+
+def study_checkpoints(wildcards):
+    """The checkpoint folders of a study's networks."""
+    return [f"results/runs/{run.id}/checkpoints" for run in expand_runs(wildcards.study).runs if run.kind == "run"]
+
+
+def study_imagery(wildcards):
+    """Manifests of the imagery that a study's networks see."""
+    runs = [run for run in expand_runs(wildcards.study).runs if run.kind == "run"]
+    pairs = dict.fromkeys((run.spec["data"]["region"], run.spec["data"]["imagery"]) for run in runs)
+    return [
+        f"data/{region}/imagery/{provider}/{shard}.json"
+        for region, provider in pairs
+        for shard in load_region(region).shard_names()
+    ]

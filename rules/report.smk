@@ -1,0 +1,59 @@
+# REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json
+# OUTPUTS          results/studies/<study>/: table.csv, table.md, summary.csv, prediction.tif, figures/, report.html
+
+
+rule compare_runs:
+    """Gather a study's runs in one table. Needs: their counts. Gives: table.csv, table.md, summary.csv."""
+    input:
+        runs=study_runs,
+        truth=study_truth,
+        code=code("compare_runs"),
+    output:
+        table="results/studies/{study}/table.csv",
+        markdown="results/studies/{study}/table.md",
+        summary="results/studies/{study}/summary.csv",
+    params:
+        study=study_digest,
+    log:
+        "logs/compare_runs/{study}.log",
+    shell:
+        "python {ROOT:q}/scripts/compare_runs.py --study {wildcards.study:q} --out results/studies/{wildcards.study:q} "
+        "--log {log:q}"
+
+
+rule predict_region:
+    """Classify the whole region with the study's best run. Needs: table, checkpoints. Gives: a coloured GeoTIFF."""
+    input:
+        table="results/studies/{study}/table.csv",
+        checkpoints=study_checkpoints,
+        imagery=study_imagery,
+        code=code("predict_region"),
+    output:
+        "results/studies/{study}/prediction.tif",
+    resources:
+        gpu=1,
+    log:
+        "logs/predict_region/{study}.log",
+    shell:
+        "python {ROOT:q}/scripts/predict_region.py --study {wildcards.study:q} --table {input.table:q} --out {output:q} "
+        "--log {log:q}"
+
+
+rule render_report:
+    """Draw the figures and write the page. Needs: table, prediction. Gives: figures/, report.html."""
+    input:
+        table="results/studies/{study}/table.csv",
+        prediction="results/studies/{study}/prediction.tif",
+        imagery=study_imagery,
+        truth=study_truth,
+        code=code("render_report"),
+    output:
+        report="results/studies/{study}/report.html",
+        figures=directory("results/studies/{study}/figures"),
+    params:
+        study=study_digest,
+    log:
+        "logs/render_report/{study}.log",
+    shell:
+        "python {ROOT:q}/scripts/render_report.py --study {wildcards.study:q} --table {input.table:q} "
+        "--prediction {input.prediction:q} --figures {output.figures:q} --out {output.report:q} --log {log:q}"

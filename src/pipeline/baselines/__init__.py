@@ -1,0 +1,1 @@
+"""Predictions that no network made: the family of baselines, one file each."""

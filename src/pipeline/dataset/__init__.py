@@ -1,0 +1,1 @@
+"""Chips, the packed chip store, and splits."""

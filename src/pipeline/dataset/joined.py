@@ -1,0 +1,127 @@
+"""Image and label chips joined by chip id and split: what training and evaluation read. Needs numpy and pyarrow alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.blocks import SPLITS, Blocks, split_of_chips
+from pipeline.dataset.store import ChipStore
+from pipeline.errors import DataError
+from pipeline.files import sha256_file
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The chips of one split, in index order: ids and their rows in both stores."""
+
+    chip_ids: Array
+    image: Array
+    label: Array
+
+    def __len__(self) -> int:
+        return len(self.chip_ids)
+
+    def take(self, at: Array) -> Rows:
+        """The chips at positions `at`."""
+        return Rows(self.chip_ids[at], self.image[at], self.label[at])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The data of a run: both stores and the rows of each split (`train`, `val`, `test`)."""
+
+    images: ChipStore
+    labels: ChipStore
+    rows: dict[str, Rows]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in index order."""
+        return [str(name) for name in self.labels.meta["classes"]]
+
+    def batch(self, rows: Rows) -> tuple[Array, Array]:
+        """Images [N, bands, H, W] in their dtype and targets [N, H, W] uint8; a pixel without imagery is 255."""
+        images = np.asarray(self.images.chips[rows.image])
+        targets = np.array(self.labels.chips[rows.label][:, 0])
+        valid = self.images.valid(rows.image)
+        if not valid.all():
+            targets[~valid] = IGNORE
+        return images, targets
+
+
+def join(data: Path, spec: dict[str, Any]) -> Joined:
+    """Join the stores that ``spec["data"]`` names below the folder `data`.
+
+    Raises DataError when the stores differ in chip size or a split has no chips.
+    """
+    place = data / spec["region"]
+    images = ChipStore.open(place / "chips" / spec["imagery"])
+    labels = ChipStore.open(place / "chips" / spec["recipe"])
+    if images.chip_px != labels.chip_px:
+        raise DataError(f"image chips are {images.chip_px} px and label chips {labels.chip_px} px: cut both again")
+    blocks = Blocks.load(place / "splits" / f"{spec['split']}.parquet")
+    shared, image_at, label_at = np.intersect1d(
+        images.index["chip_id"], labels.index["chip_id"], assume_unique=True, return_indices=True
+    )
+    codes = split_of_chips(blocks, labels.index["row_px"][label_at], labels.index["col_px"][label_at], labels.chip_px)
+    rows = {}
+    for code, name in enumerate(SPLITS):
+        at = np.flatnonzero(codes == code)
+        if len(at) == 0:
+            raise DataError(f"split {spec['split']!r} of region {spec['region']!r} has no chips for {name}")
+        rows[name] = Rows(shared[at], image_at[at], label_at[at])
+    if spec.get("train_subset") is not None:
+        rows["train"] = _subset(rows["train"], int(spec["train_subset"]))
+    return Joined(images, labels, rows)
+
+
+def _subset(rows: Rows, size: int) -> Rows:
+    """A fixed random subset: the same chips for every run that asks for `size` of them."""
+    if size >= len(rows):
+        return rows
+    return rows.take(np.sort(np.random.default_rng(20240501).permutation(len(rows))[:size]))
+
+
+def band_statistics(joined: Joined) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per band over the valid pixels of the training chips, float64."""
+    bands = joined.images.chips.shape[1]
+    total, squares, pixels = np.zeros(bands), np.zeros(bands), 0
+    rows = joined.rows["train"].image
+    for start in range(0, len(rows), 64):
+        at = rows[start : start + 64]
+        values = np.moveaxis(joined.images.chips[at], 1, 0)[:, joined.images.valid(at)].astype(np.float64)
+        total += values.sum(axis=1)
+        squares += (values**2).sum(axis=1)
+        pixels += values.shape[1]
+    if pixels == 0:
+        raise DataError("the training chips have no valid pixel")
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 1e-12))
+    return mean.tolist(), deviation.tolist()
+
+
+def scaling(joined: Joined, normalize: str) -> tuple[list[float], list[float]]:
+    """(offset, scale) per band: a network sees ``(pixel - offset) / scale``."""
+    bands = joined.images.chips.shape[1]
+    if normalize == "standard":
+        return band_statistics(joined)
+    dtype = joined.images.chips.dtype
+    top = float(np.iinfo(dtype).max) if normalize == "unit" and dtype.kind in "ui" else 1.0
+    return [0.0] * bands, [top] * bands
+
+
+def data_hashes(data: Path, spec: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the stores' contents and of the split that a run reads."""
+    place = data / spec["region"]
+    return {
+        "images": ChipStore.open(place / "chips" / spec["imagery"]).meta["sha256"],
+        "labels": ChipStore.open(place / "chips" / spec["recipe"]).meta["sha256"],
+        "split": sha256_file(place / "splits" / f"{spec['split']}.parquet"),
+    }

@@ -1,0 +1,1 @@
+"""Confusion counts per chip and the scores of a run."""

@@ -1,0 +1,60 @@
+"""Score a trained run's checkpoints on the validation and test chips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import losses
+from pipeline.dataset.joined import join
+from pipeline.evaluate.counts import confusion_rows, write_confusion, write_predictions
+from pipeline.files import atomic_folder, read_json, write_json
+from pipeline.metrics import from_confusion
+from pipeline.train.checkpoint import load_checkpoint
+from pipeline.train.inference import Scaler, score_chips
+
+
+def evaluate(run: Path, data: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
+
+    Both checkpoints are scored on every chip of val and test; predictions of the test chips are kept per checkpoint
+    as ``predictions/test-<checkpoint>.npy``. Returns the content of metrics.json.
+    """
+    facts = read_json(run / "run.json")
+    spec = facts["spec"]
+    torch.set_num_threads(spec["train"]["threads"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    joined = join(data, spec["data"])
+    loss = losses.create(spec["loss"]["name"], **spec["loss"]["params"])
+    metrics: dict[str, Any] = {"checkpoints": {}}
+    parts = []
+    with atomic_folder(run / "predictions") as folder:
+        for path in sorted((run / "checkpoints").glob("*.safetensors")):
+            model, stored = load_checkpoint(path)
+            scaler = Scaler.of(stored["offset"], stored["scale"], device)
+            model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            entry: dict[str, Any] = {"epoch": stored["epoch"]}
+            for split in ("val", "test"):
+                rows = joined.rows[split]
+                outcome = score_chips(model, joined, rows, scaler, loss, keep=split == "test")
+                scores = from_confusion(outcome.counts.sum(axis=0))
+                entry[split] = {
+                    "loss": outcome.loss,
+                    "jaccard_coefficient": outcome.jaccard_coefficient,
+                    "accuracy": scores["accuracy"],
+                    "mean_iou": scores["mean_iou"],
+                }
+                parts.append(confusion_rows(rows.chip_ids, outcome.counts, split, path.stem))
+                if outcome.predictions is not None:
+                    write_predictions(folder, f"test-{path.stem}", outcome.predictions, rows.chip_ids)
+            metrics["checkpoints"][path.stem] = entry
+            log(
+                f"{path.stem} (epoch {entry['epoch']}): test mean IoU {entry['test']['mean_iou']:.4f}, "
+                f"accuracy {entry['test']['accuracy']:.4f}, jaccard {entry['test']['jaccard_coefficient']:.4f}"
+            )
+    write_confusion(run / "confusion.parquet", parts)
+    write_json(run / "metrics.json", metrics)
+    return metrics

@@ -1,0 +1,62 @@
+"""Focal loss (Lin et al. 2017), in the categorical form that the Frankfurt report used."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.errors import ConfigError
+from pipeline.losses.target import prepare
+
+
+def build(*, alpha: float = 0.25, gamma: float = 2.0, reduction: Literal["classes", "pixels"] = "classes") -> nn.Module:
+    """Focal loss FL = mean of −α (1 − p)^γ log p over the pixels that count, p the probability of the true class.
+
+    With C > 1 classes p comes from a softmax and α weighs every class alike. With one logit p comes from a sigmoid,
+    and α weighs class 1, 1 − α class 0 (equation 5 of the paper).
+
+    Args:
+        alpha: weight α, 0 to 1.
+        gamma: focusing exponent γ, 0 or more; 0 gives α times the cross entropy.
+        reduction: ``classes`` is the report's mean over batch, pixels and classes, of which all but the true class
+            contribute 0, that is 1/C of the mean over pixels; ``pixels`` is the mean over batch and pixels.
+
+    Raises:
+        ConfigError: when α or γ is out of range.
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"loss focal: alpha {alpha} is not between 0 and 1")
+    if gamma < 0:
+        raise ConfigError(f"loss focal: gamma {gamma} is below 0")
+    return Focal(alpha, gamma, reduction)
+
+
+class Focal(nn.Module):
+    """The module behind `build`."""
+
+    def __init__(self, alpha: float, gamma: float, reduction: str) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.reduction = reduction
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, target, valid = prepare(logits, target)
+            if logits.shape[1] == 1:
+                positive = target == 1
+                score = logits.squeeze(1)
+                log_p = functional.logsigmoid(torch.where(positive, score, -score))
+                weight = torch.full_like(log_p, 1 - self.alpha).masked_fill(positive, self.alpha)
+            else:
+                log_p = functional.log_softmax(logits, dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
+                weight = torch.full_like(log_p, self.alpha)
+            # 1 - p from log p keeps its digits near p = 1; the floor keeps the slope finite there when gamma < 1
+            rest = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
+            loss = (-weight * rest**self.gamma * log_p).masked_fill(~valid, 0.0)
+            mean = loss.sum() / valid.sum().clamp_min(1)
+            return mean / logits.shape[1] if self.reduction == "classes" else mean

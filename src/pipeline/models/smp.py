@@ -1,0 +1,153 @@
+"""Any architecture and encoder of segmentation-models-pytorch 0.6, passed on by name."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as library
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError, RunError, choices
+
+OURS = {"encoder_name": "encoder", "encoder_weights": "weights"}  # the library's names for parameters of build
+NO_LOGITS = ("activation", "aux_params")  # would change what the network returns
+
+
+def build(
+    *,
+    in_channels: int,
+    classes: int,
+    arch: str = "Unet",
+    encoder: str = "resnet34",
+    weights: str | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Network `arch` of segmentation-models-pytorch with a classification network as its encoder.
+
+    Args:
+        in_channels: bands of the image.
+        classes: logits per pixel.
+        arch: a class of the library, such as Unet, FPN or DeepLabV3Plus.
+        encoder: an encoder of the library, or ``tu-<name>`` for one of timm.
+        weights: pre-trained weights of the encoder, such as ``imagenet`` (timm's: only that, which stands for the
+            tag in the encoder's name); None starts from random ones. They are taken from the Hugging Face cache or
+            fetched into it.
+        kwargs: further parameters of the architecture, such as ``decoder_channels``; for ``tu-`` encoders also those
+            of timm.
+
+    Returns:
+        A module from images [N, in_channels, H, W] to logits [N, classes, H, W]; RunError (when called) for an image
+        whose size the network cannot take.
+
+    Raises:
+        ConfigError: for an unknown architecture, encoder, parameter or set of weights, and for values that the
+            library refuses.
+        RunError: when the weights are neither in the cache nor can be fetched.
+    """
+    architectures = _architectures()
+    if arch not in architectures:
+        raise ConfigError(f"model smp: no architecture {arch!r}; {choices(arch, architectures)}")
+    _check_encoder(encoder)
+    _check_weights(encoder, weights)
+    _check_parameters(architectures[arch], arch, encoder, kwargs)
+    try:
+        with _quiet_hub():
+            network: nn.Module = architectures[arch](
+                encoder_name=encoder,
+                encoder_weights=True if weights and encoder not in library.encoders.encoders else weights,
+                in_channels=in_channels,
+                classes=classes,
+                **kwargs,
+            )
+    except OSError as error:
+        if weights is None:
+            raise
+        raise RunError(_place_by_hand(encoder, weights)) from error
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"model smp: {arch} with encoder {encoder!r} cannot be made: {text}") from error
+    network.register_forward_pre_hook(_check_size)
+    return network
+
+
+def _architectures() -> dict[str, type[nn.Module]]:
+    members = {name: getattr(library, name) for name in library.__all__}
+    return {name: value for name, value in members.items() if isinstance(value, type) and issubclass(value, nn.Module)}
+
+
+def _check_encoder(encoder: str) -> None:
+    known = list(library.encoders.encoders)
+    if encoder in known or library.encoders.is_equivalent_to_timm_universal(encoder):
+        return
+    if encoder.startswith("tu-"):
+        import timm
+
+        if timm.is_model(encoder.removeprefix("tu-")):
+            return
+        known = [f"tu-{name}" for name in timm.list_models(f"{encoder[3:6]}*")] or ["tu-<name of a timm model>"]
+    raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
+
+
+def _check_weights(encoder: str, weights: str | None) -> None:
+    entry = library.encoders.encoders.get(encoder)
+    known = ["imagenet"] if entry is None else list(entry["pretrained_settings"])
+    if weights is not None and weights not in known:
+        raise ConfigError(f"model smp: no weights {weights!r} for encoder {encoder!r}; {choices(weights, known)}")
+
+
+def _check_parameters(network: type[nn.Module], arch: str, encoder: str, kwargs: dict[str, Any]) -> None:
+    """ConfigError for a parameter that the library would drop without a word, or that changes the output."""
+    signature = inspect.signature(network).parameters.values()
+    reserved = {*OURS, *NO_LOGITS, "in_channels", "classes"}
+    named = [p.name for p in signature if p.kind is not p.VAR_KEYWORD and p.name not in reserved]
+    for key in kwargs:
+        if key in OURS:
+            raise ConfigError(f"model smp: {key!r} is called {OURS[key]!r} here")
+        if key in NO_LOGITS:
+            raise ConfigError(f"model smp: {key!r} is not supported: the network must return logits alone")
+        timm_too = encoder not in library.encoders.encoders and not key.startswith("_")
+        if key not in named and not timm_too:
+            raise ConfigError(f"model smp: {arch} has no parameter {key!r}; {choices(key, named)}")
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's line per retry out of the log: one error at the end says it all."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _place_by_hand(encoder: str, weights: str) -> str:
+    from huggingface_hub import constants
+
+    problem = f"model smp: cannot fetch the weights {weights!r} of encoder {encoder!r}"
+    if encoder not in library.encoders.encoders:
+        way = "name a downloaded file with `pretrained_cfg_overlay: {file: <path>.safetensors}`"
+        return f"{problem}; without a network, {way}, or set `weights: null`"
+    source = library.encoders.encoders[encoder]["pretrained_settings"][weights]
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{source['repo_id'].replace('/', '--')}"
+    page = f"https://huggingface.co/{source['repo_id']}/tree/{source['revision']}"
+    return (
+        f"{problem}; place config.json and model.safetensors from {page} into the folder "
+        f"{folder / 'snapshots' / source['revision']}, or set `weights: null`"
+    )
+
+
+def _check_size(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    height, width = inputs[0].shape[-2:]
+    stride: int = network.encoder.output_stride  # type: ignore[union-attr,assignment]
+    if network.requires_divisible_input_shape and (height % stride or width % stride):
+        raise RunError(
+            f"model smp: image size {height} × {width} px is no multiple of {stride}, as {type(network).__name__} needs"
+        )

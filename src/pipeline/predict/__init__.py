@@ -1,0 +1,1 @@
+"""Windowed inference with georeferenced output."""

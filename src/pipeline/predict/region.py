@@ -1,0 +1,102 @@
+"""Predict a whole region in windows, written as a georeferenced raster row by row: memory does not grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.transform import Affine
+from rasterio.windows import Window
+
+from pipeline.acquire.raster import Mosaic
+from pipeline.files import atomic_file
+from pipeline.grid import Grid
+from pipeline.train.checkpoint import load_checkpoint
+from pipeline.train.inference import Scaler, main_logits
+
+Array = np.ndarray[Any, np.dtype[Any]]
+NODATA = 255
+BATCH = 16
+
+
+def predict_region(
+    checkpoint: Path,
+    shards: dict[str, Path],
+    grid: Grid,
+    out: Path,
+    *,
+    window_px: int | None = None,
+    crop_px: int = 32,
+    log: Callable[[str], None],
+) -> None:
+    """Classify every pixel of a region and write a uint8 GeoTIFF with a colour table (255 where there is no imagery).
+
+    Args:
+        checkpoint: .safetensors with its .json beside it.
+        shards: shard name → GeoTIFF of the imagery.
+        grid: of the region.
+        out: the GeoTIFF to write.
+        window_px: edge of a window; default: the chips' that the network learned on.
+        crop_px: cut off every side of a window before it is used (the Frankfurt report's 32).
+        log: takes one line of text.
+    """
+    model, facts = load_checkpoint(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scaler = Scaler.of(facts["offset"], facts["scale"], device)
+    window = window_px or facts["chip_px"]
+    crop = min(crop_px, window // 4)
+    step = window - 2 * crop
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": 1,
+        "width": grid.width,
+        "height": grid.height,
+        "crs": grid.crs,
+        "transform": Affine(*grid.transform()),
+        "nodata": NODATA,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "BIGTIFF": "IF_SAFER",
+    }
+    colours = {index: (*colour, 255) for index, colour in enumerate(facts["colours"])}
+    with Mosaic(shards, grid) as mosaic, atomic_file(out) as temporary:
+        with rasterio.open(temporary, "w", **profile) as raster:
+            raster.write_colormap(1, colours | {NODATA: (0, 0, 0, 0)})
+            raster.update_tags(classes=",".join(facts["classes"]))
+            for row in range(0, grid.height, step):
+                band = _predict_row(model, scaler, mosaic, grid, row, window, crop)
+                height = min(step, grid.height - row)
+                raster.write(band[:height, : grid.width], 1, window=Window(0, row, grid.width, height))
+        log(f"{grid.width} x {grid.height} px in windows of {window} px, {crop} px cut off every side")
+
+
+@torch.no_grad()
+def _predict_row(
+    model: torch.nn.Module, scaler: Scaler, mosaic: Mosaic, grid: Grid, row: int, window: int, crop: int
+) -> Array:
+    """Classes [step, >= width] of the row of windows whose kept part begins at `row`."""
+    step = window - 2 * crop
+    count = -(-grid.width // step)
+    top, bottom = max(row - crop, 0), min(row - crop + window, grid.height)
+    pixels, valid = mosaic.read(top, 0, bottom - top, grid.width)
+    down = (top - (row - crop), row - crop + window - bottom)
+    across = (crop, count * step + crop - grid.width)
+    padded = np.pad(pixels, ((0, 0), down, across), mode="symmetric")
+    windows = [padded[:, :, at * step : at * step + window] for at in range(count)]
+    classes = np.empty((step, count * step), np.uint8)
+    for start in range(0, count, BATCH):
+        logits = main_logits(model(scaler(np.stack(windows[start : start + BATCH]))))
+        kept = logits.argmax(dim=1)[:, crop : crop + step, crop : crop + step].to(torch.uint8).cpu().numpy()
+        for offset, part in enumerate(kept):
+            classes[:, (start + offset) * step : (start + offset + 1) * step] = part
+    inside = valid[row - top : row - top + step]
+    classes[: len(inside), : grid.width][~inside] = NODATA
+    return classes

@@ -1,0 +1,182 @@
+"""A study from its config to its page: which runs, which files, which figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.enums import Resampling
+
+from pipeline.config import load_classes, load_region
+from pipeline.errors import RunError
+from pipeline.files import atomic_folder, read_json
+from pipeline.grid import Grid
+from pipeline.report import figures as draw
+from pipeline.report import panels
+from pipeline.report.render import render_report
+from pipeline.report.results import open_run, provenance
+from pipeline.report.table import best_run, build_table, read_csv, show, summary, write_csv, write_markdown
+from pipeline.runs import Run, Study, expand_runs
+
+Log = Callable[[str], None]
+OVERVIEW_PX = 1600
+
+
+def compare_runs(name: str, results: Path, data: Path, out: Path, log: Log) -> pd.DataFrame:
+    """Write ``table.csv``, ``table.md`` and ``summary.csv`` of study `name` to the folder `out`."""
+    study = expand_runs(name)
+    table = build_table(study, results, _truth_folders(study, data))
+    write_csv(table, out / "table.csv")
+    write_markdown(table, out / "table.md", title=study.config.title or name, select=study.config.select)
+    write_csv(summary(table), out / "summary.csv")
+    networks = table[table["kind"] == "run"]
+    if len(networks):
+        row = networks.set_index("run").loc[best_run(table, study.config.select)]
+        columns = [column for column in ("test_mean_iou", "test_accuracy", "truth_mean_iou") if column in row]
+        log(f"best of {len(networks)} networks: {row.name}, " + ", ".join(f"{c} {show(c, row[c])}" for c in columns))
+    return table
+
+
+def _truth_folders(study: Study, data: Path) -> dict[str, Path] | None:
+    regions = {run.spec["data"]["region"] for run in study.runs}
+    folders = {region: data / region / "chips" / "truth" for region in regions if load_region(region).truth}
+    return folders or None
+
+
+def best_network(name: str, table: Path, results: Path) -> tuple[Run, Path]:
+    """The best network of study `name` by its `select` score, and the checkpoint that has this score."""
+    study = expand_runs(name)
+    frame = read_csv(table)
+    best = best_run(frame, study.config.select)
+    run = next((run for run in study.runs if run.id == best), None)
+    if run is None:
+        raise RunError(
+            f"{table} names the run {best}, which study {name!r} does not have; delete the table and start again"
+        )
+    checkpoint = frame.set_index("run").loc[best, "checkpoint"]
+    return run, results / "runs" / best / "checkpoints" / f"{checkpoint}.safetensors"
+
+
+def render_study(
+    name: str, table: Path, prediction: Path, results: Path, data: Path, figures: Path, out: Path, log: Log
+) -> None:
+    """Draw the figures of study `name` into the folder `figures` and write the page `out`."""
+    study = expand_runs(name)
+    frame = read_csv(table)
+    captions: dict[str, str] = {}
+    with atomic_folder(figures) as folder:
+        paths = _draw_figures(study, frame, prediction, results, data, folder, captions)
+        context: Any = {
+            "runs": provenance(study, results),
+            "regions": _regions(study, data),
+            "splits": _splits(study, data),
+            "captions": captions,
+            "command": f"snakemake --cores all {out}",
+        }
+        render_report(study, frame, out, figures=paths, context=context)
+    log(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {len(paths)} figures")
+
+
+def _draw_figures(
+    study: Study,
+    table: pd.DataFrame,
+    prediction: Path,
+    results: Path,
+    data: Path,
+    folder: Path,
+    captions: dict[str, str],
+) -> dict[str, Path]:
+    best = next(run for run in study.runs if run.id == best_run(table, study.config.select))
+    result = open_run(best, results, study.config.select)
+    place = data / best.spec["data"]["region"]
+    chips = place / "chips"
+    truth = chips / "truth" if (chips / "truth" / "store.json").is_file() else None
+    key = {name: folder / f"{name}.png" for name in ("class_iou", "confusion", "learning_curves", "label_distribution")}
+    key |= {name: folder / f"{name}.jpg" for name in ("panel", "region")}
+    names, colours = result.classes, result.colours
+    captions["class_iou"] = draw.class_iou_bars(table, study.config.select, key["class_iou"])
+    captions["confusion"] = draw.confusion_matrix(result.test, names, key["confusion"])
+    captions["learning_curves"] = draw.learning_curves(study, results, key["learning_curves"], table)
+    splits = {split["name"]: split["facts"]["class_pixels"] for split in _splits(study, data)}
+    captions["label_distribution"] = draw.label_distribution(
+        splits, dict(zip(names, colours, strict=True)), key["label_distribution"]
+    )
+    captions["panel"] = panels.prediction_panel(
+        result, chips / best.spec["data"]["imagery"], chips / best.spec["data"]["recipe"], truth, key["panel"]
+    )
+    grid = Grid.load(place / "grid.json")
+    step = max(1, -(-max(grid.width, grid.height) // OVERVIEW_PX))
+    captions["region"] = panels.region_overview(
+        region_image(place / "imagery" / best.spec["data"]["imagery"], grid, step),
+        _thin(prediction, grid, step),
+        names=names,
+        colours=colours,
+        out=key["region"],
+        gsd_m=grid.gsd_m * step,
+    )
+    return key
+
+
+def region_image(folder: Path, grid: Grid, step: int) -> Any:
+    """The region's imagery thinned by `step`, uint8 [ceil(H / step), ceil(W / step), 3]."""
+    height, width = -(-grid.height // step), -(-grid.width // step)
+    picture: Any = None
+    for shard in grid.shards():
+        with rasterio.open(folder / f"{shard.name}.tif") as raster:
+            rows, cols = -(-shard.height // step), -(-shard.width // step)
+            bands = raster.read(out_shape=(raster.count, rows, cols), resampling=Resampling.average)
+        if picture is None:
+            picture = np.zeros((bands.shape[0], height, width), bands.dtype)
+        top, left = shard.row_px // step, shard.col_px // step
+        part = picture[:, top : top + rows, left : left + cols]
+        part[...] = bands[:, : part.shape[1], : part.shape[2]]
+    return panels.display_rgb(picture[None])[0]
+
+
+def _thin(prediction: Path, grid: Grid, step: int) -> Any:
+    with rasterio.open(prediction) as raster:
+        return raster.read(
+            1, out_shape=(-(-grid.height // step), -(-grid.width // step)), resampling=Resampling.nearest
+        )
+
+
+def _regions(study: Study, data: Path) -> list[dict[str, Any]]:
+    regions = []
+    for name in dict.fromkeys(run.spec["data"]["region"] for run in study.runs):
+        config = load_region(name)
+        used = {run.spec["data"]["imagery"] for run in study.runs if run.spec["data"]["region"] == name}
+        imagery = [
+            {"name": key, "attribution": source.attribution, "terms": source.terms}
+            for key, source in config.imagery.items()
+            if key in used
+        ]
+        grid = Grid.load(data / name / "grid.json")
+        classes = load_classes(config.classes).names
+        regions.append(
+            {
+                "name": name,
+                "title": config.title,
+                "gsd_m": grid.gsd_m,
+                "bbox": config.bbox,
+                "imagery": imagery,
+                "classes": classes,
+            }
+        )
+    return regions
+
+
+def _splits(study: Study, data: Path) -> list[dict[str, Any]]:
+    pairs = dict.fromkeys((run.spec["data"]["region"], run.spec["data"]["split"]) for run in study.runs)
+    return [
+        {
+            "name": split,
+            "region": region,
+            "facts": read_json(data / region / "splits" / f"{split}.json"),
+            "picture": data / region / "splits" / f"{split}.png",
+        }
+        for region, split in pairs
+    ]

@@ -1,0 +1,244 @@
+"""A study as its runs: every combination resolved, checked and named. Imports neither torch nor GDAL.
+
+A run is one fully resolved training (or baseline, or researcher's own rule). Its id is ``<slug>-<10 hex digits>``
+(``<name>.<10 hex digits>`` for baselines and rules); nothing parses the slug. The hash covers only what differs from
+the frozen defaults of `SPEC_VERSION`, as canonical JSON: a new setting whose default means "as before" leaves every id
+as it was, a changed default needs a new version.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import variants
+from pipeline.config import StudyConfig, StudyTrain, check_recipe, load_region, load_study, validate
+from pipeline.errors import ConfigError, choices
+from pipeline.files import canonical_json
+
+SPEC_VERSION = 1
+FROZEN_DATA: dict[str, Any] = {"normalize": "none", "train_subset": None}
+FROZEN_TRAIN: dict[str, Any] = {
+    "optimizer": "rmsprop",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "epochs": 30,
+    "patience": 5,
+    "flips": False,
+    "precision": "fp32",
+    "threads": 1,
+}
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a study: `kind` is run, baseline or rule; `varied` holds the settings that differ, by dotted path."""
+
+    id: str
+    kind: str
+    name: str
+    spec: Spec
+    varied: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and all its runs, networks first."""
+
+    name: str
+    config: StudyConfig
+    runs: list[Run]
+
+
+@functools.cache
+def expand_runs(name: str, root: Path = Path("config"), rules: Path = Path("rules/variants")) -> Study:
+    """Resolve every combination of study `name`; ConfigError in one line for whatever is wrong in it."""
+    config = load_study(name, root)
+    place = f"{root / 'studies' / name}.yaml"
+    _check_data(config, place, root)
+    specs: dict[str, Spec] = {}
+    for data in _product(config.data.model_dump()):
+        for model, loss in itertools.product(config.models, config.losses):
+            for spec in _network_specs(config, place, data, model, loss):
+                specs.setdefault(run_id(spec), spec)
+    for data in _product({**config.data.model_dump(), "normalize": ["none"], "train_subset": [None]}):
+        for entry in config.baselines:
+            spec = _baseline_spec(entry, data, config.seeds[0], rules, root, f"{place}: baselines")
+            specs.setdefault(run_id(spec), spec)
+    varied = _varied(list(specs.values()))
+    runs = [
+        Run(
+            id=key,
+            kind=spec["kind"],
+            name=spec["model"]["name"],
+            spec=spec,
+            varied={path: value for path, value in _flat(spec).items() if path in varied},
+        )
+        for key, spec in specs.items()
+    ]
+    return Study(name, config, runs)
+
+
+def run_id(spec: Spec) -> str:
+    """The id of a resolved spec."""
+    digest = hashlib.sha256(canonical_json(minimal(spec)).encode()).hexdigest()[:10]
+    if spec["kind"] != "run":
+        return f"{spec['model']['name']}.{digest}"
+    model, loss, train = spec["model"], spec["loss"], spec["train"]
+    parts = [spec["data"]["region"], model["name"], loss["name"], f"lr{train['lr']:g}", f"s{spec['seed']}"]
+    return "-".join(str(part) for part in parts) + f"-{digest}"
+
+
+def minimal(spec: Spec) -> Spec:
+    """What the hash covers: the spec without what equals the frozen defaults (and the variants' own defaults)."""
+    short: Spec = {"version": spec["version"], "kind": spec["kind"], "seed": spec["seed"]}
+    short["data"] = {key: value for key, value in spec["data"].items() if FROZEN_DATA.get(key, ...) != value}
+    for family, part in (("models", "model"), ("losses", "loss")):
+        if part in spec:
+            defaults = _defaults(spec["kind"], family, spec[part]["name"])
+            params = {k: v for k, v in spec[part]["params"].items() if k not in defaults or defaults[k] != v}
+            short[part] = {"name": spec[part]["name"], "params": params}
+    if "train" in spec:
+        short["train"] = {k: v for k, v in spec["train"].items() if k not in FROZEN_TRAIN or FROZEN_TRAIN[k] != v}
+    return short
+
+
+def _defaults(kind: str, family: str, name: str) -> dict[str, Any]:
+    if kind != "run":
+        return variants.parameters("baselines", name) if name in variants.names("baselines") else {}
+    return variants.parameters(family, name)
+
+
+def _product(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def entry_of(raw: Any, place: str) -> tuple[str, dict[str, Any]]:
+    """(name, parameters) of a list entry: ``name`` or ``{name: {parameter: value}}``."""
+    if isinstance(raw, str):
+        return raw, {}
+    if isinstance(raw, dict) and len(raw) == 1:
+        ((name, params),) = raw.items()
+        if isinstance(name, str) and (params is None or isinstance(params, dict)):
+            return name, dict(params or {})
+    raise ConfigError(f"{place}: {raw!r} is neither a name nor {{name: {{parameter: value}}}}")
+
+
+def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model: Any, loss: Any) -> Iterator[Spec]:
+    model_name, model_params = entry_of(model, f"{place}: models")
+    loss_name, loss_params = entry_of(loss, f"{place}: losses")
+    train = config.train
+    for where, params in ((f"models.{model_name}", model_params), (f"losses.{loss_name}", loss_params)):
+        override = params.pop("train", None)
+        if override is not None:
+            checked = validate(StudyTrain, override, f"{place}: {where}.train")
+            train = train.model_copy(update={key: getattr(checked, key) for key in checked.model_fields_set})
+    model_params = variants.check("models", model_name, model_params, f"{place}: models")
+    loss_params = variants.check("losses", loss_name, loss_params, f"{place}: losses")
+    for settings in _product(train.model_dump()):
+        for seed in config.seeds:
+            yield {
+                "version": SPEC_VERSION,
+                "kind": "run",
+                "data": data,
+                "model": {"name": model_name, "params": model_params},
+                "loss": {"name": loss_name, "params": loss_params},
+                "train": settings,
+                "seed": seed,
+            }
+
+
+def _only_landcover(region: str, root: Path, place: str) -> str:
+    known = list(load_region(region, root).landcover)
+    if len(known) != 1:
+        raise ConfigError(f"{place}: region {region!r} has {len(known)} land covers; {choices('', known)}")
+    return known[0]
+
+
+def _baseline_spec(raw: Any, data: dict[str, Any], seed: int, rules: Path, root: Path, place: str) -> Spec:
+    name, params = entry_of(raw, place)
+    known = sorted(path.stem for path in rules.glob("*.smk"))
+    if name not in known:
+        raise ConfigError(f"{place}: no rule {name!r} in {rules}; {choices(name, known)}")
+    kind = "baseline" if name in variants.names("baselines") else "rule"
+    if kind == "baseline":
+        params = variants.check("baselines", name, params, place)
+        if params.get("source") == "":
+            params["source"] = _only_landcover(data["region"], root, f"{place}: {name}.source")
+    return {
+        "version": SPEC_VERSION,
+        "kind": kind,
+        "data": data,
+        "model": {"name": name, "params": params},
+        "seed": seed,
+    }
+
+
+def _check_data(config: StudyConfig, place: str, root: Path) -> None:
+    for name in config.data.region:
+        try:
+            region = load_region(name, root)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: data.region: {error}") from None
+        for key, known in (("imagery", region.imagery), ("split", region.splits)):
+            for value in getattr(config.data, key):
+                if value not in known:
+                    raise ConfigError(
+                        f"{place}: data.{key}: region {name!r} has no {key} {value!r}; {choices(value, known)}"
+                    )
+        for recipe in config.data.recipe:
+            try:
+                check_recipe(name, recipe, root)
+            except ConfigError as error:
+                raise ConfigError(f"{place}: data.recipe: {error}") from None
+
+
+def _flat(spec: Spec) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section in ("data", "model", "loss", "train"):
+        for key, value in spec.get(section, {}).items():
+            if key == "params":
+                flat |= {f"{section}.{name}": item for name, item in value.items()}
+            else:
+                flat[f"{section}.{key}"] = value
+    return flat
+
+
+def _varied(specs: list[Spec]) -> list[str]:
+    """Dotted paths of the settings that differ between networks; a model's own parameters only within that model."""
+    networks = [(spec, _flat(spec)) for spec in specs if spec["kind"] == "run"]
+    paths = dict.fromkeys(path for _, flat in networks for path in flat)
+    varied = []
+    for path in paths:
+        section = path.split(".")[0]
+        groups: dict[str, set[str]] = {}
+        for spec, flat in networks:
+            if path in flat:
+                own = section in ("model", "loss") and path != f"{section}.name"
+                groups.setdefault(spec[section]["name"] if own else "", set()).add(canonical_json(flat[path]))
+        if path in ("model.name", "loss.name") or any(len(values) > 1 for values in groups.values()):
+            varied.append(path)
+    return varied
+
+
+def find_run(run: str, studies: list[str], root: Path = Path("config")) -> Run:
+    """The run of that id in `studies`, else in any valid study of the config; ConfigError when none has it."""
+    others = sorted(path.stem for path in (root / "studies").glob("*.yaml") if path.stem not in studies)
+    for name in [*studies, *others]:
+        try:
+            found = next((item for item in expand_runs(name, root).runs if item.id == run), None)
+        except ConfigError:
+            if name in studies:
+                raise
+            continue
+        if found is not None:
+            return found
+    raise ConfigError(f"no study has a run {run!r}; its settings or defaults have changed since it was made")

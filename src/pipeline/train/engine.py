@@ -1,0 +1,325 @@
+"""Train one run: a loop whose every step is a function of (seed, epoch, step), so that a killed run resumes bit by bit.
+
+Resume state lives in ``work/<run>/`` with the hashes of spec, data, split and code; a mismatch discards it. The lean
+imports (torch, numpy, pyarrow, safetensors) are on purpose: a GPU machine without geo packages trains too.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import losses, models
+from pipeline.dataset.joined import Joined, Rows, data_hashes, join, scaling
+from pipeline.errors import RunError
+from pipeline.files import atomic_file, canonical_json, read_json, write_json
+from pipeline.metrics import from_confusion
+from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.inference import Scaler, main_logits, score_chips
+from pipeline.train.lock import run_lock
+from pipeline.train.provenance import environment
+
+Spec = dict[str, Any]
+CHECKPOINTS = {"best_accuracy": "val_accuracy", "best_jaccard": "val_jaccard_coefficient"}
+
+
+@dataclass
+class Progress:
+    """What a resumed run must know besides weights and optimiser."""
+
+    epoch: int = 0
+    bad_epochs: int = 0
+    best_loss: float = math.inf
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Trainer:
+    """The pieces of one run in training."""
+
+    spec: Spec
+    joined: Joined
+    scaler: Scaler
+    model: torch.nn.Module
+    loss: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    facts: dict[str, Any]
+    progress: Progress
+    log: Callable[[str], None]
+
+
+def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Callable[[str], None]) -> None:
+    """Train `run` as `spec` says and write ``run.json``, ``history.csv`` and ``checkpoints/`` below `out`.
+
+    Args:
+        run: the run's id.
+        spec: the resolved run (`pipeline.runs`).
+        code_hash: of the code that this run executes.
+        data: folder of the regions' data.
+        out: ``results/runs/<run>``.
+        work: ``work/<run>``, deleted on success.
+        log: takes one line of text.
+
+    Raises DataError for broken chip stores and RunError for a loss that is not finite or a device out of memory.
+    """
+    with run_lock(work, log) as waited:
+        hashes = data_hashes(data, spec["data"]) | {"code": code_hash}
+        fingerprint = canonical_json({"spec": spec, "hashes": hashes})
+        if waited and _already_done(out, fingerprint):
+            log(f"{run} was finished by the process that was waited for")
+        else:
+            _train(run, spec, hashes, fingerprint, data, out, work, log)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _already_done(out: Path, fingerprint: str) -> bool:
+    path = out / "run.json"
+    if not path.is_file():
+        return False
+    facts = read_json(path)
+    complete = all((out / "checkpoints" / f"{name}.safetensors").is_file() for name in CHECKPOINTS)
+    return complete and bool(facts["finished"]) and facts["fingerprint"] == fingerprint
+
+
+def _train(
+    run: str,
+    spec: Spec,
+    hashes: dict[str, str],
+    fingerprint: str,
+    data: Path,
+    out: Path,
+    work: Path,
+    log: Callable[[str], None],
+) -> None:
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    begin = time.monotonic()
+    trainer = _prepare(spec, data, log)
+    facts = {
+        "id": run,
+        "kind": "run",
+        "name": spec["model"]["name"],
+        "spec": spec,
+        "classes": trainer.joined.classes,
+        "colours": trainer.joined.labels.meta["colours"],
+        "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "chips": {split: len(rows) for split, rows in trainer.joined.rows.items()},
+        "hashes": hashes,
+        "fingerprint": fingerprint,
+        "started": started,
+        "finished": None,
+        **environment(trainer.device),
+    }
+    write_json(out / "run.json", facts)
+    resumed = _resume(trainer, work, fingerprint)
+    earlier = sum(row["seconds"] for row in trainer.progress.history) if resumed else 0.0
+    _fit(trainer, work, fingerprint)
+    _publish(trainer, work, out)
+    facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    facts["seconds"] = round(time.monotonic() - begin + earlier, 1)
+    write_json(out / "run.json", facts)
+    best = {name: round(value, 4) for name, value in trainer.progress.best.items()}
+    log(f"{run}: {trainer.progress.epoch} epochs, best {best}")
+
+
+def _prepare(spec: Spec, data: Path, log: Callable[[str], None]) -> Trainer:
+    torch.set_num_threads(spec["train"]["threads"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    joined = join(data, spec["data"])
+    offset, scale = scaling(joined, spec["data"]["normalize"])
+    bands = int(joined.images.chips.shape[1])
+    torch.manual_seed(spec["seed"])
+    model = models.create(
+        spec["model"]["name"], in_channels=bands, classes=len(joined.classes), **spec["model"]["params"]
+    )
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    facts = {
+        "model": spec["model"],
+        "in_channels": bands,
+        "classes": joined.classes,
+        "colours": joined.labels.meta["colours"],
+        "offset": offset,
+        "scale": scale,
+        "chip_px": joined.images.chip_px,
+    }
+    return Trainer(
+        spec=spec,
+        joined=joined,
+        scaler=Scaler.of(offset, scale, device),
+        model=model,
+        loss=losses.create(spec["loss"]["name"], **spec["loss"]["params"]).to(device),
+        optimizer=_optimizer(model, spec["train"]),
+        device=device,
+        facts=facts,
+        progress=Progress(),
+        log=log,
+    )
+
+
+def _optimizer(model: torch.nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """The papers' optimisers; RMSprop with ρ 0.9 and ε 1e-7, as the Frankfurt report's."""
+    lr, decay = settings["lr"], settings["weight_decay"]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    name = settings["optimizer"]
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-7, weight_decay=decay)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=decay)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=lr, weight_decay=decay)
+
+
+def _resume(trainer: Trainer, work: Path, fingerprint: str) -> bool:
+    """Load the last complete epoch from `work`; what belongs to another spec, data or code is discarded."""
+    state_file = work / "state.pt"
+    if not state_file.is_file():
+        return False
+    try:
+        state = torch.load(state_file, map_location=trainer.device, weights_only=True)
+        matches = state["fingerprint"] == fingerprint
+    except Exception as error:  # a damaged file: torch raises many kinds
+        trainer.log(f"the resume state of {work.name} is damaged ({type(error).__name__}): training from the start")
+        matches, state = False, None
+    else:
+        if not matches:
+            trainer.log(f"the resume state of {work.name} is of another spec, data or code: training from the start")
+    if not matches or state is None:
+        state_file.unlink()
+        return False
+    trainer.model.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.progress = Progress(**state["progress"])
+    trainer.log(f"resumed after epoch {trainer.progress.epoch}")
+    return True
+
+
+def _save_state(trainer: Trainer, work: Path, fingerprint: str) -> None:
+    progress = trainer.progress
+    state = {
+        "fingerprint": fingerprint,
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "progress": {name: getattr(progress, name) for name in progress.__dataclass_fields__},
+    }
+    with atomic_file(work / "state.pt") as temporary:
+        torch.save(state, temporary)
+
+
+def _fit(trainer: Trainer, work: Path, fingerprint: str) -> None:
+    settings, progress = trainer.spec["train"], trainer.progress
+    while progress.epoch < settings["epochs"] and progress.bad_epochs < settings["patience"]:
+        begin = time.monotonic()
+        train_loss = _train_epoch(trainer, progress.epoch)
+        row = {"epoch": progress.epoch + 1, "lr": trainer.optimizer.param_groups[0]["lr"], "train_loss": train_loss}
+        row |= _validate(trainer)
+        row["seconds"] = round(time.monotonic() - begin, 3)
+        progress.epoch += 1
+        progress.history.append(row)
+        for name, score in CHECKPOINTS.items():
+            if row[score] > progress.best.get(name, -math.inf):
+                progress.best[name] = row[score]
+                facts = {**trainer.facts, "checkpoint": name, "epoch": progress.epoch, score: row[score]}
+                save_checkpoint(work / "checkpoints" / f"{name}.safetensors", trainer.model, facts)
+        improved = row["val_loss"] < progress.best_loss
+        progress.best_loss = min(progress.best_loss, row["val_loss"])
+        progress.bad_epochs = 0 if improved else progress.bad_epochs + 1
+        _save_state(trainer, work, fingerprint)
+        _say(trainer, row)
+
+
+def _say(trainer: Trainer, row: dict[str, float]) -> None:
+    settings = trainer.spec["train"]
+    chips = len(trainer.joined.rows["train"])
+    left = (settings["epochs"] - row["epoch"]) * row["seconds"]
+    trainer.log(
+        f"epoch {row['epoch']:.0f}/{settings['epochs']}  train {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
+        f"accuracy {row['val_accuracy']:.4f}  jaccard {row['val_jaccard_coefficient']:.4f}  "
+        f"mean IoU {row['val_mean_iou']:.4f}  {chips / row['seconds']:.0f} chips/s  at most {left:.0f} s left"
+    )
+
+
+def _train_epoch(trainer: Trainer, epoch: int) -> float:
+    """One pass over the training chips; returns the mean loss. An incomplete last batch is left out if a full exists."""
+    settings, rows = trainer.spec["train"], trainer.joined.rows["train"]
+    size = min(settings["batch_size"], len(rows))
+    order = np.random.default_rng([trainer.spec["seed"], epoch]).permutation(len(rows))
+    trainer.model.train()
+    total, steps = 0.0, len(rows) // size
+    last = time.monotonic()
+    for step in range(steps):
+        part = rows.take(order[step * size : (step + 1) * size])
+        total += _step(trainer, part, epoch, step)
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            trainer.log(f"epoch {epoch + 1}  step {step + 1}/{steps}  loss {total / (step + 1):.4f}")
+    return total / steps
+
+
+def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
+    words = np.random.SeedSequence([trainer.spec["seed"], epoch, step]).generate_state(2)
+    torch.manual_seed(int(words[0]))
+    images, targets = trainer.joined.batch(part)
+    if trainer.spec["train"]["flips"]:
+        images, targets = _flip(images, targets, np.random.default_rng(int(words[1])))
+    inputs = trainer.scaler(images)
+    target = torch.from_numpy(np.ascontiguousarray(targets)).to(trainer.device, non_blocking=True).long()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    try:
+        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.spec["train"]["precision"] == "bf16"):
+            logits = main_logits(trainer.model(inputs))
+        loss = trainer.loss(logits.float(), target)
+        loss.backward()
+        trainer.optimizer.step()
+    except torch.OutOfMemoryError:
+        size = trainer.spec["train"]["batch_size"]
+        raise RunError(f"the device ran out of memory at batch_size {size}; try {max(1, size // 2)}") from None
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        chips = ", ".join(str(chip) for chip in part.chip_ids[:8])
+        raise RunError(f"the loss is {value} at epoch {epoch + 1}, batch {step + 1} (chips {chips}); try a lower lr")
+    return value
+
+
+def _flip(images: Any, targets: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """One of the eight symmetries of the square per chip, image and mask together."""
+    images, targets = images.copy(), targets.copy()
+    for chip, (turns, mirror) in enumerate(zip(rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images)), strict=True)):
+        image, target = np.rot90(images[chip], turns, (1, 2)), np.rot90(targets[chip], turns)
+        images[chip] = image[:, :, ::-1] if mirror else image
+        targets[chip] = target[:, ::-1] if mirror else target
+    return images, targets
+
+
+def _validate(trainer: Trainer) -> dict[str, float]:
+    outcome = score_chips(trainer.model, trainer.joined, trainer.joined.rows["val"], trainer.scaler, trainer.loss)
+    scores = from_confusion(outcome.counts.sum(axis=0))
+    return {
+        "val_loss": outcome.loss,
+        "val_accuracy": scores["accuracy"],
+        "val_jaccard_coefficient": outcome.jaccard_coefficient,
+        "val_mean_iou": scores["mean_iou"],
+    }
+
+
+def _publish(trainer: Trainer, work: Path, out: Path) -> None:
+    """Write the history and move the checkpoints to their place."""
+    history = trainer.progress.history
+    with atomic_file(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    target = out / "checkpoints"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "checkpoints", target)

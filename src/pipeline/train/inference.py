@@ -1,0 +1,89 @@
+"""A network over the chips of a split: confusion counts per chip, the loss, the batch-mean Jaccard coefficient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.dataset.joined import Joined, Rows
+from pipeline.metrics.confusion import confusion_counts_torch
+from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
+
+Array = np.ndarray[Any, np.dtype[Any]]
+EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Turns pixels into what a network sees: ``(pixel - offset) / scale`` per band, float32, channels last."""
+
+    offset: torch.Tensor
+    scale: torch.Tensor
+
+    @staticmethod
+    def of(offset: list[float], scale: list[float], device: torch.device) -> Scaler:
+        """From lists of one value per band."""
+        shape = (1, -1, 1, 1)
+        return Scaler(
+            torch.tensor(offset, dtype=torch.float32, device=device).reshape(shape),
+            torch.tensor(scale, dtype=torch.float32, device=device).reshape(shape),
+        )
+
+    def __call__(self, images: Array) -> torch.Tensor:
+        """Images [N, bands, H, W] of any dtype → float32 tensor on the device."""
+        pixels = images if images.dtype == np.uint8 else images.astype(np.float32)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.offset.device, non_blocking=True).float()
+        return ((tensor - self.offset) / self.scale).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a network made of a split: `counts` [N, C, C] int64 per chip (rows truth), mean loss, predictions."""
+
+    counts: Array
+    loss: float
+    jaccard_coefficient: float
+    predictions: Array | None
+
+
+def main_logits(output: Any) -> torch.Tensor:
+    """The mask's logits of a network's output (a multi-task model gives a dict with "mask" first)."""
+    tensor = output["mask"] if isinstance(output, dict) else output
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+@torch.no_grad()
+def score_chips(
+    model: torch.nn.Module, joined: Joined, rows: Rows, scaler: Scaler, loss: torch.nn.Module, keep: bool = False
+) -> Outcome:
+    """Run `model` in eval mode over `rows` in index order.
+
+    The loss is the mean over chips of the batches' losses; the Jaccard coefficient is the paper's, over batches of 64
+    in index order. With `keep` the predicted classes are returned, uint8 [N, H, W].
+    """
+    model.eval()
+    classes = len(joined.classes)
+    device = scaler.offset.device
+    coefficient = BatchMeanJaccard(classes)
+    counts, predictions, total = [], [], 0.0
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        part = rows.take(np.arange(start, min(start + EVALUATION_BATCH, len(rows))))
+        images, targets = joined.batch(part)
+        target = torch.from_numpy(targets).to(device).long()
+        logits = main_logits(model(scaler(images))).float()
+        total += float(loss(logits, target)) * len(part)
+        coefficient.update(logits.softmax(dim=1), target)
+        predicted = logits.argmax(dim=1)
+        counts.append(confusion_counts_torch(target, predicted, classes).cpu().numpy())
+        if keep:
+            predictions.append(predicted.to(torch.uint8).cpu().numpy())
+    return Outcome(
+        counts=np.concatenate(counts),
+        loss=total / len(rows),
+        jaccard_coefficient=float(coefficient.compute()),
+        predictions=np.concatenate(predictions) if keep else None,
+    )

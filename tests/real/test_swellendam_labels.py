@@ -1,0 +1,152 @@
+"""OSM extracts and labels of real places, from the folder REAL_DATA_DIR."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+from PIL import Image
+from pyproj import Geod
+from scipy import ndimage
+
+from pipeline.acquire.osm import extract_osm
+from pipeline.config import ClassScheme, RecipeConfig
+from pipeline.grid import Grid
+from pipeline.labels.rasterize import rasterize_labels
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif("REAL_DATA_DIR" not in os.environ, reason="REAL_DATA_DIR is not set: no real data to read"),
+]
+ROAD, WATER = 0, 1
+SCHEME = ClassScheme.model_validate(
+    {
+        "classes": [
+            {"index": ROAD, "name": "road", "colour": (255, 40, 40)},
+            {"index": WATER, "name": "water", "colour": (40, 90, 255)},
+        ]
+    }
+)
+RECIPE = RecipeConfig.model_validate(
+    {
+        "layers": {
+            "water": {"kind": "areas", "layer": "water", "label": "water"},
+            "roads": {
+                "kind": "lines",
+                "layer": "roads",
+                "label": "road",
+                "widths_m": {"primary": 14, "trunk": 14, "secondary": 9, "tertiary": 6, "unclassified": 6},
+            },
+        }
+    }
+)
+
+
+def data(name: str) -> Path:
+    path = Path(os.environ.get("REAL_DATA_DIR", "")) / name
+    if not path.exists():
+        pytest.skip(f"{path} does not exist: REAL_DATA_DIR has no {name}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def swellendam(tmp_path_factory):
+    """(image [rows, cols, 3], labels, sources, stats) of the whole Swellendam raster, on its own grid."""
+    folder = tmp_path_factory.mktemp("swellendam")
+    with rasterio.open(data("swellendam/swellendam_rgb_2.5m_4326.tif")) as raster:
+        image = raster.read().transpose(1, 2, 0)
+        a, e, bounds = raster.transform.a, -raster.transform.e, raster.bounds
+    geod, lon, lat = Geod(ellps="WGS84"), (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2
+    gsd_x_m, gsd_y_m = geod.inv(lon, lat, lon + a, lat)[2], geod.inv(lon, lat, lon, lat + e)[2]
+    rows, cols = image.shape[:2]
+    grid = Grid("EPSG:4326", bounds.left, bounds.top, a, e, cols, rows, gsd_x_m, gsd_y_m, 8192)
+    layers = folder / "layers.gpkg"
+    extract_osm(data("swellendam/swellendam.osm.pbf"), tuple(bounds), layers, folder / "osm.json", log=print)
+    out, source = folder / "labels.tif", folder / "source.tif"
+    stats = rasterize_labels(
+        RECIPE, SCHEME, grid, grid.shards()[0], layers, {}, out, source, folder / "stats.json", log=print
+    )
+    with rasterio.open(out) as labels, rasterio.open(source) as sources:
+        return image, labels.read(1), sources.read(1), stats
+
+
+def shifted(values, mask, steps):
+    """Mean of `values` under `mask` moved by each (rows, cols) of `steps`, pixels that leave the raster dropped."""
+    rows, cols = np.nonzero(mask)
+    means = []
+    for down, right in steps:
+        y, x = rows + down, cols + right
+        keep = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
+        means.append(values[y[keep], x[keep]].mean())
+    return np.array(means)
+
+
+AROUND = [(20, 0), (-20, 0), (0, 20), (0, -20), (40, 0), (-40, 0), (0, 40), (0, -40), (30, 30), (-30, -30)]
+
+
+def test_roads_lie_on_roads(swellendam):
+    """Roads here are brighter than what surrounds them: the labels hit that best where they lie, not 20 px away."""
+    image, labels, _, stats = swellendam
+    brightness = image.mean(axis=2)
+    contrast = brightness - ndimage.uniform_filter(brightness, 15)
+    here = contrast[labels == ROAD].mean()
+    away = shifted(contrast, labels == ROAD, AROUND)
+    assert stats["features"]["roads"]["painted"] >= 15
+    print(f"contrast {here:.1f}, moved away {np.abs(away).max():.1f}")
+    assert here > 15
+    assert np.abs(away).max() < here / 4
+    steps = [(down, right) for down in range(-4, 5) for right in range(-4, 5)]
+    best = steps[int(shifted(contrast, labels == ROAD, steps).argmax())]
+    print(f"best at {best}")
+    assert np.hypot(*best) <= 1.5
+
+
+def test_water_lies_on_dams(swellendam):
+    """The dams are smoother than the fields and woods around them."""
+    image, labels, sources, _ = swellendam
+    grey = image.mean(axis=2)
+    roughness = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2, 0))
+    inner = ndimage.binary_erosion(labels == WATER, iterations=4)
+    assert (sources[labels == WATER] == 1).all()
+    assert inner.sum() > 5000
+    away = shifted(roughness, inner, [(down * 3, right * 3) for down, right in AROUND])
+    assert roughness[inner].mean() < 0.6 * away.mean()
+
+
+def test_picture_of_labels_over_imagery(swellendam, tmp_path):
+    """For the eye: SWELLENDAM_PICTURE, or the test's folder, gets imagery beside imagery with its labels."""
+    image, labels, _, _ = swellendam
+    over = image.astype(float)
+    for index, colour in enumerate(SCHEME.colours):
+        over[labels == index] = 0.4 * over[labels == index] + 0.6 * np.array(colour)
+    picture = np.concatenate([image[1500:2500], over[1500:2500].astype(np.uint8)], axis=1)
+    path = Path(os.environ.get("SWELLENDAM_PICTURE", tmp_path / "labels.png"))
+    Image.fromarray(picture).save(path)
+    assert Image.open(path).size == (2 * image.shape[1], 1000)
+
+
+def test_liechtenstein_counts(tmp_path):
+    """Counts that REAL_DATA_DIR/README.md states: 3,723 buildings, 2,753 highways, 54 forests, 20 waters."""
+    pbf, gpkg = data("osm/liechtenstein-2013.osm.pbf"), tmp_path / "layers.gpkg"
+    found = extract_osm(pbf, None, gpkg, tmp_path / "osm.json", log=print)
+    assert found["features"]["buildings"] == 3723
+    assert found["features"]["roads"] + found["highway_areas"] == 2753
+    landuse = pyogrio.read_dataframe(gpkg, layer="landuse")
+    assert landuse.landuse.eq("forest").sum() == 54
+    water = pyogrio.read_dataframe(gpkg, layer="water")
+    assert water.natural.eq("water").sum() == 20
+    assert json.loads((tmp_path / "osm.json").read_text()) == found
+    assert found["relations_missing_members"] == [77]
+
+
+@pytest.mark.parametrize("name", ["helsinki", "finland-town"])
+def test_extracts_with_missing_nodes_are_read(tmp_path, name):
+    found = extract_osm(data(f"osm/{name}.osm.pbf"), None, tmp_path / "l.gpkg", tmp_path / "s.json", log=print)
+    assert found["features"]["roads"] > 300
+    assert found["ways_missing_nodes"]
+    assert found["areas_not_assembled"]

@@ -1,0 +1,144 @@
+"""The tile cache: kills, damage, another url, two downloads at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.acquire.cache import BATCH, TileCache
+from pipeline.errors import DownloadError
+
+TEMPLATE = "https://host/{z}/{x}/{y}.png?k=${KEY}"
+
+PUT_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.acquire.cache import TileCache
+from pipeline.command import Log
+with TileCache(Path(sys.argv[1]), sys.argv[2], Log()) as cache:
+    for i in range(200):
+        cache.put((9, i, i), 200, b"%d" % i * 500)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.acquire.cache import TileCache
+from pipeline.command import Log
+with TileCache(Path(sys.argv[1]), sys.argv[2], Log()) as cache:
+    cache.put((1, 0, 0), 404, b"")
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def fill(path, log, count=300):
+    with TileCache(path, TEMPLATE, log) as cache:
+        for i in range(count):
+            cache.put((9, i, 7), 200, os.urandom(3000), "image/png", f'"{i}"')
+
+
+def test_answers_are_kept(tmp_path, log):
+    with TileCache(tmp_path / "p" / "r00c00.sqlite", TEMPLATE, log) as cache:
+        cache.put((5, 1, 2), 200, b"body", "image/jpeg", '"tag"')
+        cache.put((5, 1, 3), 404, b"")
+    with TileCache(tmp_path / "p" / "r00c00.sqlite", TEMPLATE, log) as cache:
+        assert cache.statuses() == {(5, 1, 2): 200, (5, 1, 3): 404}
+        found = cache.get((5, 1, 2))
+        assert (found.status, found.body, found.content_type, found.etag) == (200, b"body", "image/jpeg", '"tag"')
+        assert found.sha256 == "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"
+        assert cache.dates() == (found.fetched[:10], found.fetched[:10])
+        assert cache.get((5, 9, 9)) is None
+    assert log.lines == []
+
+
+def test_committed_batches_survive_a_kill(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    process = subprocess.run([sys.executable, "-c", PUT_AND_DIE, str(path), TEMPLATE])
+    assert process.returncode == -signal.SIGKILL
+    with TileCache(path, TEMPLATE, log) as cache:
+        kept = cache.statuses()
+        assert 200 - BATCH < len(kept) <= 200
+        assert all(cache.get(tile).body == b"%d" % tile[1] * 500 for tile in kept)
+    assert log.lines == []
+
+
+@pytest.mark.parametrize("damage", ["no database", "middle", "cut off"])
+def test_a_damaged_file_is_moved_aside_in_one_line(tmp_path, log, damage):
+    path = tmp_path / "r00c00.sqlite"
+    fill(path, log)
+    raw = path.read_bytes()
+    if damage == "no database":
+        raw = b"<html>" * 1000
+    elif damage == "middle":
+        raw = raw[: len(raw) // 3] + os.urandom(len(raw) // 3) + raw[2 * len(raw) // 3 :]
+    else:
+        raw = raw[: len(raw) // 2]
+    path.write_bytes(raw)
+    with TileCache(path, TEMPLATE, log) as cache:
+        assert cache.statuses() == {}
+        cache.put((9, 0, 7), 200, b"again")
+    assert len(log.lines) == 1 and "damaged" in log.lines[0] and str(path) in log.lines[0]
+    assert path.with_suffix(".damaged").read_bytes() == raw
+    with TileCache(path, TEMPLATE, log) as cache:
+        assert cache.get((9, 0, 7)).body == b"again"
+
+
+def test_a_tile_that_differs_from_its_hash_is_an_error(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    fill(path, log, 3)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE tiles SET body = ? WHERE x = 1", (b"other",))
+    db.close()
+    with TileCache(path, TEMPLATE, log) as cache, pytest.raises(DownloadError, match="tile 9/1/7 is damaged; delete"):
+        cache.get((9, 1, 7))
+
+
+def test_another_url_empties_the_cache_in_one_line(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    fill(path, log, 5)
+    fill(path, log, 5)
+    assert log.lines == []
+    with TileCache(path, TEMPLATE.replace("host", "elsewhere"), log) as cache:
+        assert cache.statuses() == {}
+    assert len(log.lines) == 1 and TEMPLATE in log.lines[0]
+    with TileCache(path, TEMPLATE, log) as cache:
+        assert cache.statuses() == {}
+
+
+def test_a_file_of_another_program_is_left_alone(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE tiles (zoom INTEGER, tile BLOB)")
+    db.close()
+    with pytest.raises(DownloadError, match="cannot be opened"), TileCache(path, TEMPLATE, log):
+        pass
+    assert path.exists()
+
+
+def test_two_downloads_take_turns(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), TEMPLATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+
+        class Release(type(log)):
+            def __call__(self, text):
+                super().__call__(text)
+                other.stdin.write("\n")
+                other.stdin.flush()
+
+        waiting = Release()
+        with TileCache(path, TEMPLATE, waiting) as cache:
+            assert cache.statuses() == {(1, 0, 0): 404}
+        assert len(waiting.lines) == 1 and "waiting" in waiting.lines[0]
+    finally:
+        other.communicate("\n", timeout=10)

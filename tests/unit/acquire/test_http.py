@@ -1,0 +1,188 @@
+"""The HTTP client against a real server on loopback: faults, limits, errors, secrets."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from PIL import Image
+
+from pipeline.acquire import http
+from pipeline.acquire.cache import TileCache
+from pipeline.acquire.http import BadTile, Policy, TileUrl, fetch_all, retry_after_s
+from pipeline.errors import DownloadError
+
+FAST = Policy(connections=8, retries=5, timeout_s=0.6, backoff_s=0.02, use_proxy=False)
+GRID = [(3, x, y) for y in range(8) for x in range(8)]
+
+
+def check(tile, body):
+    try:
+        Image.open(io.BytesIO(body)).load()
+    except Exception:
+        raise BadTile("no image") from None
+
+
+def fetch(server, folder, log, tiles, policy=FAST, url=None):
+    url = TileUrl(url or server.url())
+    with TileCache(folder / "t.sqlite", url.public, log) as cache:
+        return fetch_all("oam, shard r00c00", tiles, url, cache, check, policy, log)
+
+
+def test_nothing_is_lost_with_one_request_in_five_failing(server, tmp_path, log, tiles):
+    server.fill(3, range(8), range(8), px=32)
+    server.fault = tiles["one_in_five"]
+    done = fetch(server, tmp_path, log, GRID)
+    assert len(server.faults) == 10 and sum(server.faults.values()) >= 10, server.faults
+    assert done.fetched == 64 and done.missing == 0
+    assert done.retries.total() == sum(server.faults.values()) == len(server.asked) - 64
+    with TileCache(tmp_path / "t.sqlite", TileUrl(server.url()).public, log) as cache:
+        assert {tile: cache.get(tile).body for tile in GRID} == server.tiles
+
+
+@pytest.mark.parametrize("fault", ["reset", "truncated", "truncated_close", "slow", "drip", "html", "empty", "503"])
+def test_each_fault_is_tried_again(server, tmp_path, log, fault):
+    server.fill(3, range(2), range(1))
+    server.fault = lambda tile, attempt: fault if attempt == 0 else None
+    done = fetch(server, tmp_path, log, [(3, 0, 0), (3, 1, 0)])
+    assert done.fetched == 2 and done.retries.total() == 2
+    assert Counter(server.asked) == {(3, 0, 0): 2, (3, 1, 0): 2}
+
+
+def test_missing_tiles_are_asked_for_once_and_remembered(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    server.statuses = {(3, 1, 1): 404, (3, 2, 2): 410, (3, 3, 3): 204}
+    assert fetch(server, tmp_path, log, GRID).missing == 3
+    assert len(server.asked) == 64
+    again = fetch(server, tmp_path, log, GRID)
+    assert (again.missing, again.fetched, again.cached, len(server.asked)) == (3, 0, 64, 64)
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    fetch(server, tmp_path, log, GRID[:40])
+    done = fetch(server, tmp_path, log, GRID)
+    assert (done.cached, done.fetched) == (40, 24)
+    assert Counter(server.asked) == dict.fromkeys(GRID, 1)
+
+
+@pytest.mark.parametrize(("status", "hint"), [(401, "key"), (403, "terms"), (400, "check the url")])
+def test_a_refusal_is_one_error_at_once(server, tmp_path, log, status, hint):
+    server.statuses = dict.fromkeys(GRID, status)
+    server.delay_s = 0.02
+    with pytest.raises(DownloadError, match=f"HTTP {status} for tile 3/.*{hint}"):
+        fetch(server, tmp_path, log, GRID)
+    assert len(server.asked) <= FAST.connections
+
+
+def test_tiles_that_keep_failing_are_counted_and_the_rest_is_kept(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    bad = {(3, 0, 0), (3, 5, 5), (3, 7, 7)}
+    server.fault = lambda tile, attempt: "500" if tile in bad else None
+    policy = Policy(connections=4, retries=2, backoff_s=0.01, use_proxy=False)
+    with pytest.raises(DownloadError, match=r"3 of 64 tiles failed after 3 tries each \(3 × HTTP 500\), e\.g\. tile 3/"):
+        fetch(server, tmp_path, log, GRID, policy)
+    assert {server.asked.count(tile) for tile in bad} == {3}
+    server.fault = lambda tile, attempt: None
+    assert fetch(server, tmp_path, log, GRID, policy).cached == 61
+
+
+def test_a_dead_server_is_given_up_early(tmp_path, log):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/{{z}}/{{x}}/{{y}}"
+    tiles = [(10, x, y) for x in range(40) for y in range(40)]
+    policy = Policy(connections=4, retries=1, backoff_s=0.01, use_proxy=False)
+    with pytest.raises(DownloadError, match=r"([4-9]|1\d) of 1600 tiles failed.*ConnectError.*gave up"):
+        fetch(None, tmp_path, log, tiles, policy, url)
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_connections_are_bounded(server, tmp_path, log, connections):
+    server.fill(3, range(8), range(8), px=32)
+    server.delay_s = 0.02
+    fetch(server, tmp_path, log, GRID, Policy(connections=connections, use_proxy=False))
+    assert server.most_at_once == connections
+
+
+def test_retry_after_holds_back_every_connection(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    server.delay_s = 0.01
+    server.misbehave = lambda handler, fault, body: server.send(handler, 429, b"", {"Retry-After": "1"})
+    server.fault = lambda tile, attempt: "429" if len(server.asked) > 20 and not server.faults else None
+    fetch(server, tmp_path, log, GRID)
+    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
+    assert sum(server.faults.values()) == 1 and 0.9 < max(gaps) < 2
+    assert len(server.asked) == 65
+
+
+def test_a_long_retry_after_is_capped(server, tmp_path, log):
+    server.fill(3, range(1), range(1))
+    server.misbehave = lambda handler, fault, body: server.send(handler, 503, b"", {"Retry-After": "86400"})
+    server.fault = lambda tile, attempt: "503" if attempt == 0 else None
+    start = time.monotonic()
+    fetch(server, tmp_path, log, [(3, 0, 0)], Policy(backoff_s=0.01, max_wait_s=0.3, use_proxy=False))
+    assert 0.3 <= time.monotonic() - start < 3
+
+
+def test_retry_after_in_seconds_and_as_a_date():
+    later = datetime.now(UTC) + timedelta(seconds=30)
+    assert retry_after_s("7") == 7
+    assert 28 < retry_after_s(format_datetime(later, usegmt=True)) <= 30
+    assert retry_after_s(format_datetime(later - timedelta(hours=1), usegmt=True)) == 0
+    assert retry_after_s("soon") is None and retry_after_s(None) is None
+
+
+def test_an_endless_body_is_not_read(server, tmp_path, log, monkeypatch):
+    monkeypatch.setattr(http, "MAX_TILE_BYTES", 1 << 20)
+    server.tiles = {(3, 0, 0): bytes(5 << 20)}
+    with pytest.raises(DownloadError, match="more than 1 MiB"):
+        fetch(server, tmp_path, log, [(3, 0, 0)], Policy(retries=0, use_proxy=False))
+
+
+def test_the_key_reaches_the_server_and_nothing_else(
+    server, tmp_path, log, tiles, everything_below, monkeypatch, caplog
+):
+    key = "s3cr3t-Ke7-value"
+    monkeypatch.setenv("TILE_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    url = server.url(".png?key=${TILE_KEY}")
+    server.fill(3, range(8), range(8), px=32)
+    server.fault = tiles["one_in_five"]
+    log.every_s = 0.0
+    fetch(server, tmp_path, log, GRID, url=url)
+    server.statuses = {(3, 9, 9): 403}
+    server.tiles[3, 9, 9] = b""
+    with pytest.raises(DownloadError) as refused:
+        fetch(server, tmp_path, log, [(3, 9, 9)], url=url)
+    server.fault = lambda tile, attempt: "500"
+    with pytest.raises(DownloadError) as failed:
+        fetch(server, tmp_path, log, [(3, 8, 8)], Policy(retries=1, backoff_s=0.01, use_proxy=False), url)
+    assert all(path.endswith(f"?key={key}") for path in server.paths)
+    written = [*log.lines, caplog.text, str(refused.value), str(failed.value), repr(failed.value.__context__)]
+    assert len(log.lines) > 3 and not any(key in text for text in written)
+    stored = everything_below(tmp_path)
+    assert b"${TILE_KEY}" in stored and key.encode() not in stored
+
+
+def test_a_key_written_out_in_the_url_is_starred():
+    url = TileUrl("https://me:pass@host/{z}/{x}/{y}.png?style=a&access_token=abc&v=1")
+    assert url.public == "https://***@host/{z}/{x}/{y}.png?style=a&access_token=***&v=1"
+    assert url.of((1, 2, 3)) == "https://me:pass@host/1/2/3.png?style=a&access_token=abc&v=1"
+
+
+def test_an_unset_variable_is_named(monkeypatch):
+    monkeypatch.delenv("TILE_KEY", raising=False)
+    with pytest.raises(DownloadError, match="environment variable TILE_KEY .* is not set"):
+        TileUrl("https://host/{z}/{x}/{y}?k=${TILE_KEY}")
+
+
+def test_an_unknown_placeholder_is_named():
+    with pytest.raises(DownloadError, match=r"unknown placeholder \{s\}"):
+        TileUrl("https://{s}.host/{z}/{x}/{y}")

@@ -1,0 +1,252 @@
+"""OSM extracts, written node by node with osmium.SimpleWriter and read back from the GeoPackage."""
+
+from __future__ import annotations
+
+import json
+
+import osmium
+import pyogrio
+import pytest
+import shapely
+from osmium.osm import mutable
+from pyproj import Geod
+
+from pipeline.acquire import osm
+from pipeline.acquire.osm import extract_osm
+from pipeline.errors import DataError
+
+LAYERS = {
+    "roads": "LineString",
+    "waterways": "LineString",
+    "water": "MultiPolygon",
+    "buildings": "MultiPolygon",
+    "landuse": "MultiPolygon",
+}
+
+
+class Map:
+    """A small map: nodes by id → (lon, lat), ways and relations as pyosmium takes them."""
+
+    def __init__(self):
+        self.nodes, self.ways, self.relations, self.dropped = {}, [], [], set()
+
+    def way(self, number, points, tags=None, drop=()):
+        """Add a way through `points`, a repeated point is one node; nodes at positions in `drop` are not written."""
+        refs = []
+        for point in points:
+            known = [ref for ref, place in self.nodes.items() if place == point]
+            refs.append(known[0] if known else len(self.nodes) + 1)
+            self.nodes[refs[-1]] = point
+        self.dropped |= {refs[position] for position in drop}
+        self.ways.append(mutable.Way(id=number, version=1, nodes=refs, tags=tags or {}))
+
+    def relation(self, number, members, tags):
+        self.relations.append(mutable.Relation(id=number, version=1, members=members, tags=tags))
+
+    def write(self, path):
+        with osmium.SimpleWriter(str(path), overwrite=True) as writer:
+            for ref, place in self.nodes.items():
+                if ref not in self.dropped:
+                    writer.add_node(mutable.Node(id=ref, version=1, location=place))
+            for way in sorted(self.ways, key=lambda way: way.id):
+                writer.add_way(way)
+            for relation in self.relations:
+                writer.add_relation(relation)
+        return path
+
+
+def ring(west, south, size):
+    return [
+        (west, south),
+        (west + size, south),
+        (west + size, south + size),
+        (west, south + size),
+        (west, south),
+    ]
+
+
+def lake_with_island(city):
+    """A lake 0.01 degrees wide, its outer ring split into two ways, an island of 0.002 degrees in it."""
+    outer = ring(8.0, 50.0, 0.01)
+    city.way(10, outer[:3])
+    city.way(11, outer[2:])
+    city.way(12, ring(8.004, 50.004, 0.002))
+    members = [("w", 10, "outer"), ("w", 11, "outer"), ("w", 12, "inner")]
+    city.relation(7, members, {"type": "multipolygon", "natural": "water", "name": "Lake"})
+
+
+def extract(tmp_path, city, bbox=None):
+    pbf = city.write(tmp_path / "map.osm.pbf")
+    lines = []
+    found = extract_osm(pbf, bbox, tmp_path / "layers.gpkg", tmp_path / "osm.json", log=lines.append)
+    assert json.loads((tmp_path / "osm.json").read_text()) == found
+    frames = {name: pyogrio.read_dataframe(tmp_path / "layers.gpkg", layer=name) for name in LAYERS}
+    assert {name: len(frame) for name, frame in frames.items()} == found["features"]
+    return frames, found, lines
+
+
+def test_split_outer_ring_and_island(tmp_path):
+    city = Map()
+    lake_with_island(city)
+    frames, found, _ = extract(tmp_path, city)
+    lake = frames["water"].iloc[0]
+    expected = shapely.box(8, 50, 8.01, 50.01) - shapely.box(8.004, 50.004, 8.006, 50.006)
+    assert lake.geometry.symmetric_difference(expected).area < 1e-12
+    assert (lake.osm_id, lake.osm_type, lake.natural, lake["name"]) == (7, "relation", "water", "Lake")
+    assert found["relations_missing_members"] == []
+    assert found["relations_not_assembled"] == []
+
+
+def test_missing_member_is_counted_and_named(tmp_path):
+    city = Map()
+    lake_with_island(city)
+    members = [("w", 10, "outer"), ("w", 999, "outer")]
+    city.relation(8, members, {"type": "multipolygon", "landuse": "reservoir"})
+    city.relation(9, [("w", 10, "outer")], {"type": "multipolygon", "natural": "water"})
+    city.relation(20, [("w", 10, "outer")], {"type": "multipolygon"})
+    frames, found, lines = extract(tmp_path, city)
+    assert found["relations_missing_members"] == [8]
+    assert found["relations_not_assembled"] == [9]
+    assert found["relations_without_tags"] == [20]
+    assert frames["water"].osm_id.tolist() == [7]
+    assert any("members missing" in line and line.endswith(": 8") for line in lines)
+
+
+def test_layers_and_columns(tmp_path):
+    city = Map()
+    city.way(1, [(8.0, 50.0), (8.001, 50.0)], {"highway": "primary", "width": "7,5 m", "lanes": "2", "surface": "x"})
+    city.way(2, [(8.0, 50.1), (8.001, 50.1)], {"highway": "track", "tunnel": "yes", "bridge": "no", "layer": "-1"})
+    city.way(3, ring(8.1, 50.1, 0.001), {"highway": "pedestrian", "area": "yes"})
+    city.way(4, [(8.0, 50.2), (8.001, 50.2)], {"waterway": "river"})
+    city.way(5, ring(8.2, 50.1, 0.001), {"waterway": "riverbank"})
+    city.way(6, ring(8.3, 50.1, 0.001), {"landuse": "basin"})
+    city.way(7, ring(8.4, 50.1, 0.001), {"landuse": "forest"})
+    city.way(8, ring(8.5, 50.1, 0.001), {"building": "no", "leisure": "park"})
+    city.way(9, ring(8.6, 50.1, 0.001), {"building": "house"})
+    city.way(10, ring(8.7, 50.1, 0.001), {"natural": "coastline"})
+    city.way(11, ring(8.8, 50.1, 0.001), {"highway": "residential"})
+    city.way(12, ring(8.9, 50.1, 0.001), {"natural": "wood", "area": "no"})
+    frames, found, _ = extract(tmp_path, city)
+    ids = {name: frame.osm_id.tolist() for name, frame in frames.items()}
+    assert ids == {"roads": [1, 2, 11], "waterways": [4], "water": [5, 6], "buildings": [9], "landuse": [7, 8]}
+    assert found["highway_areas"] == 1
+    assert found["areas_not_assembled"] == []
+    road = frames["roads"].iloc[0]
+    assert (road.highway, road.width, road.lanes, road.osm_type) == ("primary", "7,5 m", "2", "way")
+    assert json.loads(road.tags) == {"highway": "primary", "width": "7,5 m", "lanes": "2", "surface": "x"}
+    second = frames["roads"].iloc[1]
+    assert (second.tunnel, second.bridge, second.layer) == ("yes", "no", "-1")
+    assert all(name in frames["roads"] for name in ("tracktype", "area", "name"))
+
+
+def test_all_layers_exist_when_empty(tmp_path):
+    city = Map()
+    city.way(1, [(8.0, 50.0), (8.001, 50.0)], {"power": "line"})
+    frames, _, lines = extract(tmp_path, city, (7.0, 49.0, 9.0, 51.0))
+    listed = pyogrio.list_layers(tmp_path / "layers.gpkg")
+    assert dict(listed.tolist()) == LAYERS
+    assert all(frame.empty and frame.crs == "EPSG:4326" for frame in frames.values())
+    assert any(line.startswith("warning") and "no feature" in line for line in lines)
+
+
+def test_clip_keeps_whole_features_near_the_box(tmp_path):
+    city = Map()
+    box = (8.0, 50.0, 8.01, 50.01)
+    metre = 1 / 111_240  # degrees of latitude
+    crossing = [(7.5, 50.005), (9.0, 50.005)]
+    city.way(1, crossing, {"highway": "primary"})
+    city.way(2, [(8.0, 50.01 + 190 * metre), (8.01, 50.01 + 190 * metre)], {"highway": "primary"})
+    city.way(3, [(8.0, 50.01 + 400 * metre), (8.01, 50.01 + 400 * metre)], {"highway": "primary"})
+    city.way(4, [(7.0, 49.99), (8.0, 51.0)], {"highway": "primary"})  # its bounds overlap the box, it does not
+    frames, _, _ = extract(tmp_path, city, box)
+    assert frames["roads"].osm_id.tolist() == [1, 2]
+    assert frames["roads"].geometry.iloc[0].equals(shapely.LineString(crossing))
+
+
+def test_missing_nodes_are_counted_and_the_rest_of_the_line_kept(tmp_path):
+    city = Map()
+    points = [(8.0 + step / 1000, 50.0) for step in range(6)]
+    city.way(1, points, {"highway": "primary"}, drop=(2,))
+    frames, found, lines = extract(tmp_path, city)
+    assert found["ways_missing_nodes"] == [1]
+    parts = [shapely.get_coordinates(shape).tolist() for shape in frames["roads"].geometry]
+    assert [len(part) for part in parts] == [2, 3]
+    assert parts[0][0] == list(points[0])
+    assert any("nodes missing" in line for line in lines)
+    ground = Map()
+    ground.way(3, ring(8.0, 50.0, 0.01), {"landuse": "forest"}, drop=(1,))
+    ground.way(4, ring(9.0, 50.0, 0.01), {"landuse": "forest"})
+    frames, found, _ = extract(tmp_path, ground)
+    assert (found["areas_not_assembled"], frames["landuse"].osm_id.tolist()) == ([3], [4])
+
+
+def test_rows_are_sorted_and_equal_input_gives_equal_bytes(tmp_path):
+    city = Map()
+    lake_with_island(city)
+    for number in (42, 31, 35):
+        city.way(number, ring(8 + number / 100, 50.2, 0.001), {"natural": "water"})
+    city.relation(70, [("w", 42, "outer")], {"type": "multipolygon", "natural": "water"})
+    frames, _, _ = extract(tmp_path, city)
+    assert list(zip(frames["water"].osm_type, frames["water"].osm_id, strict=True)) == [
+        ("relation", 7),
+        ("relation", 70),
+        ("way", 31),
+        ("way", 35),
+        ("way", 42),
+    ]
+    first = (tmp_path / "layers.gpkg").read_bytes()
+    extract(tmp_path, city)
+    assert (tmp_path / "layers.gpkg").read_bytes() == first
+
+
+def test_node_locations_in_a_file_give_the_same_layers(tmp_path, monkeypatch):
+    city = Map()
+    lake_with_island(city)
+    city.way(1, [(8.0, 50.0), (8.001, 50.0)], {"highway": "primary"})
+    extract(tmp_path, city)
+    first = (tmp_path / "layers.gpkg").read_bytes()
+    monkeypatch.setattr(osm, "BIG_FILE_BYTES", 0)
+    extract(tmp_path, city)
+    assert (tmp_path / "layers.gpkg").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.gpkg", "map.osm.pbf", "osm.json"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "text", "empty", "absent", "xml"])
+def test_broken_file_is_one_error_and_leaves_nothing(tmp_path, damage):
+    city = Map()
+    lake_with_island(city)
+    for number in range(100, 200):
+        city.way(number, ring(8 + number / 100, 50.2, 0.001), {"building": f"kind{number}"})
+    whole = city.write(tmp_path / "map.osm.pbf").read_bytes()
+    zeroed = bytearray(whole)
+    zeroed[len(whole) // 2 : len(whole) // 2 + 50] = bytes(50)
+    xml = b'<?xml version="1.0"?><osm version="0.6"></osm>'
+    content = {"cut": whole[:-100], "zeros": bytes(zeroed), "text": b"no map at all", "empty": b"", "xml": xml}
+    place = tmp_path / "in" / "broken.osm.pbf"
+    place.parent.mkdir()
+    if damage != "absent":
+        place.write_bytes(content[damage])
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"broken\.osm\.pbf") as caught:
+        extract_osm(place, None, out / "layers.gpkg", out / "osm.json", log=print)
+    assert "\n" not in str(caught.value)
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_expand_bbox_reaches_the_margin_everywhere():
+    geod = Geod(ellps="WGS84")
+    for lat in (-60.0, 0.0, 50.0, 80.0):
+        west, south, east, north = osm.expand_bbox((8.0, lat, 8.1, lat + 0.1), 250.0)
+        assert 250 <= geod.inv(8.0, lat, 8.0, south)[2] < 255
+        assert 250 <= geod.inv(8.0, lat + 0.1, 8.0, north)[2] < 255
+        assert min(geod.inv(8.0, y, west, y)[2] for y in (lat, lat + 0.1)) >= 250
+        assert max(geod.inv(8.1, y, east, y)[2] for y in (lat, lat + 0.1)) < 265
+
+
+def test_paths_may_be_in_a_new_folder(tmp_path):
+    city = Map()
+    lake_with_island(city)
+    pbf = city.write(tmp_path / "map.osm.pbf")
+    out = tmp_path / "new" / "layers.gpkg"
+    extract_osm(pbf, None, out, tmp_path / "other" / "osm.json", log=print)
+    assert out.exists()

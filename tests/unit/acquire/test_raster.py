@@ -1,0 +1,335 @@
+"""Local rasters onto the grid, the shard files, and the mosaic that joins them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from affine import Affine
+
+from pipeline.acquire.imagery import download_imagery
+from pipeline.acquire.raster import Mosaic, raster_grid, write_shard
+from pipeline.config import RasterSource
+from pipeline.errors import DataError
+from pipeline.grid import Grid, Shard, mercator_gsd_m, web_mercator_grid
+
+UTM = "EPSG:32637"
+WEST, NORTH, RES = 500_000.0, 4_000_000.0, 2.0
+
+
+def write(path, pixels, crs=UTM, transform=None, alpha=False, mask=None, **profile):
+    """A GeoTIFF written by rasterio alone."""
+    bands, height, width = pixels.shape
+    colours = {"photometric": "RGB", "alpha": "YES"} if alpha else {"photometric": "MINISBLACK", "alpha": "NO"}
+    profile = {"driver": "GTiff", **colours, **profile}
+    transform = transform or Affine(RES, 0, WEST, 0, -RES, NORTH)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", height=height, width=width, count=bands, dtype=pixels.dtype, crs=crs, transform=transform, **profile
+        ) as target,
+    ):
+        target.write(pixels)
+        if mask is not None:
+            target.write_mask(mask)
+    return path
+
+
+def noise(bands, height, width, dtype="uint8"):
+    return np.random.default_rng(3).integers(1, 250, (bands, height, width)).astype(dtype)
+
+
+def cut(folder, path, log, grid=None, bands=None, shard=None):
+    grid = grid or raster_grid(path, None, 256)
+    shard = shard or grid.shards()[0]
+    out = folder / f"{shard.name}.out.tif"
+    source = RasterSource(kind="raster", path=path, bands=bands)
+    manifest = download_imagery(
+        "aerial", source, grid, shard, folder, out, folder / "manifest.json", zoom=None, log=log
+    )
+    with rasterio.open(out) as raster:
+        return manifest, raster.read(), raster.read_masks(1), out
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_rasters_own_grid_is_copied(tmp_path, log, dtype):
+    pixels = noise(4, 300, 530, dtype)
+    manifest, found, mask, out = cut(tmp_path, write(tmp_path / "a.tif", pixels), log)
+    assert found.dtype == dtype and np.array_equal(found, pixels) and (mask == 255).all()
+    assert manifest["resampled"] is False and manifest["share_missing"] == 0
+    with rasterio.open(out) as raster:
+        assert raster.crs.to_epsg() == 32637 and raster.transform == Affine(RES, 0, WEST, 0, -RES, NORTH)
+        assert rasterio.enums.ColorInterp.alpha not in raster.colorinterp
+
+
+def test_bands_are_taken_in_the_order_asked_for(tmp_path, log):
+    pixels = noise(4, 40, 50)
+    path = write(tmp_path / "a.tif", pixels)
+    assert np.array_equal(cut(tmp_path, path, log, bands=[4, 1])[1], pixels[[3, 0]])
+    with pytest.raises(DataError, match=r"bands: 5 does not exist; .* has 1 to 4"):
+        cut(tmp_path, path, log, bands=[5])
+
+
+def test_nodata_counts_where_all_bands_have_it(tmp_path, log):
+    pixels = noise(3, 40, 50)
+    pixels[:, :10] = 0
+    pixels[0, 20:30] = 0
+    pixels[1:, 30:35] = 0
+    _, found, mask, _ = cut(tmp_path, write(tmp_path / "a.tif", pixels, nodata=0), log)
+    assert np.array_equal(mask == 0, np.broadcast_to(np.arange(40)[:, None] < 10, (40, 50)))
+    assert np.array_equal(found, pixels)
+    only_first = cut(tmp_path, tmp_path / "a.tif", log, bands=[1])[2]
+    assert np.array_equal(only_first, mask)
+
+
+def test_nodata_pixels_are_written_as_zero(tmp_path, log):
+    pixels = noise(2, 40, 50, "int16")
+    pixels[:, 5:9] = -9999
+    manifest, found, mask, _ = cut(tmp_path, write(tmp_path / "a.tif", pixels, nodata=-9999), log)
+    assert (mask[5:9] == 0).all() and not found[:, 5:9].any() and manifest["share_missing"] == 0.1
+
+
+def test_nan_is_no_imagery(tmp_path, log):
+    pixels = noise(2, 40, 50, "float32")
+    pixels[0, 3, 4] = pixels[1, 7, 8] = np.nan
+    _, found, mask, _ = cut(tmp_path, write(tmp_path / "a.tif", pixels), log)
+    assert np.argwhere(mask == 0).tolist() == [[3, 4], [7, 8]] and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("kind", ["alpha", "mask"])
+def test_alpha_and_mask_bands_are_the_validity(tmp_path, log, kind):
+    pixels, hole = noise(4, 40, 50), np.full((40, 50), 255, np.uint8)
+    hole[10:20, 15:] = 0
+    if kind == "alpha":
+        pixels[3] = hole
+        path = write(tmp_path / "a.tif", pixels, alpha=True)
+    else:
+        pixels = pixels[:3]
+        path = write(tmp_path / "a.tif", pixels, mask=hole)
+    _, found, mask, _ = cut(tmp_path, path, log)
+    assert found.shape == (3, 40, 50) and np.array_equal(mask, hole)
+    assert np.array_equal(found, pixels[:3] * (hole > 0))
+    own = raster_grid(path, None, 256)  # half a pixel off: warped, each pixel between its four neighbours
+    shifted = Grid(**{**own.__dict__, "left": own.left + 1, "top": own.top - 1, "width": 49, "height": 39})
+    manifest, found, mask, _ = cut(tmp_path, path, log, shifted)
+    assert manifest["resampled"] is True and found.shape == (3, 39, 49)
+    assert (mask[:9] == 255).all() and (mask[:, :14] == 255).all() and not mask[10:19, 15:].any()
+    assert not found[:, 10:19, 15:].any() and found[:, :9].all()
+
+
+def ramp(height, width):
+    """Pixels whose value is their easting and northing, metres from the corner."""
+    east = (np.arange(width) + 0.5) * RES
+    north = (np.arange(height) + 0.5) * RES
+    return np.stack(np.broadcast_arrays(east[None, :], north[:, None])).astype("float32")
+
+
+@pytest.fixture
+def warped_grid():
+    to_lonlat = pyproj.Transformer.from_crs(UTM, 4326, always_xy=True)
+    west, north = to_lonlat.transform(WEST + 100, NORTH - 100)
+    east, south = to_lonlat.transform(WEST + 900, NORTH - 700)
+    return web_mercator_grid((west, south, east, north), 16, 256)
+
+
+def test_warping_puts_every_pixel_on_its_place(tmp_path, log, warped_grid):
+    path = write(tmp_path / "a.tif", ramp(400, 500))
+    grid = warped_grid
+    assert len(grid.shards()) == 4
+    paths = {s.name: cut(tmp_path, path, log, grid, shard=s)[3] for s in grid.shards()}
+    with Mosaic(paths, grid) as mosaic:
+        pixels, valid = mosaic.read(0, 0, grid.height, grid.width)
+    x = grid.left + (np.arange(grid.width) + 0.5) * grid.res_x
+    y = grid.top - (np.arange(grid.height) + 0.5) * grid.res_y
+    east, north = pyproj.Transformer.from_crs(3857, UTM, always_xy=True).transform(*np.meshgrid(x, y))
+    assert valid.all()
+    error_px = np.hypot(pixels[0] - (east - WEST), pixels[1] - (NORTH - north)) / RES
+    assert error_px.max() < 0.13  # GDAL's approximation of the transformation may be off by an eighth of a pixel
+    whole = as_one_shard(grid)
+    one = cut(tmp_path, path, log, whole)[1]
+    assert np.array_equal(one, pixels)
+
+
+def as_one_shard(grid):
+    return Grid(**{**grid.__dict__, "shard_px": 4096})
+
+
+def test_warping_does_not_mix_in_what_is_not_there(tmp_path, log, warped_grid):
+    pixels = np.full((3, 400, 500), 200, "uint8")
+    pixels[:, :, 250:] = 0
+    pixels[1, :200, :] = 0  # a real zero in one band
+    path = write(tmp_path / "a.tif", pixels, nodata=0)
+    _, found, mask, _ = cut(tmp_path, path, log, as_one_shard(warped_grid))
+    valid = mask > 0
+    assert 0.3 < valid.mean() < 0.7
+    assert (found[0][valid] == 200).all() and (found[2][valid] == 200).all()
+    assert {0, 200} <= set(np.unique(found[1][valid])) and not found[:, ~valid].any()
+    x = warped_grid.left + (np.arange(warped_grid.width) + 0.5) * warped_grid.res_x
+    y = warped_grid.top - (np.arange(warped_grid.height) + 0.5) * warped_grid.res_y
+    east, _ = pyproj.Transformer.from_crs(3857, UTM, always_xy=True).transform(*np.meshgrid(x, y))
+    column = (east - WEST) / RES
+    assert valid[column < 249].all() and not valid[column > 251].any()
+
+
+def test_a_grid_larger_than_the_raster_is_filled_with_missing(tmp_path, log):
+    pixels = noise(1, 40, 50)
+    path = write(tmp_path / "a.tif", pixels)
+    own = raster_grid(path, None, 256)
+    grid = Grid(**{**own.__dict__, "left": own.left - 10 * RES, "top": own.top + 5 * RES, "width": 300, "height": 290})
+    grid = as_one_shard(grid)
+    manifest, found, mask, _ = cut(tmp_path, path, log, grid)
+    want = np.zeros((1, 290, 300), np.uint8)
+    want[:, 5:45, 10:60] = pixels
+    assert manifest["resampled"] is False
+    assert np.array_equal(found, want) and np.array_equal(mask > 0, want[0] > 0)
+
+
+@pytest.mark.parametrize("lat", [0.0, 45.0, 70.0])
+def test_metres_per_pixel_are_geodesic(tmp_path, lat):
+    degree = 1e-4
+    path = write(tmp_path / "a.tif", noise(1, 20, 30), "EPSG:4326", Affine(degree, 0, 12.0, 0, -degree, lat + 10 * degree))
+    grid = raster_grid(path, None, 256)
+    a, e2, phi = 6378137.0, 0.0066943799901413165, np.radians(lat)
+    w2 = 1 - e2 * np.sin(phi) ** 2
+    assert grid.gsd_x_m == pytest.approx(np.radians(degree) * a * np.cos(phi) / w2**0.5, rel=1e-6)
+    assert grid.gsd_y_m == pytest.approx(np.radians(degree) * a * (1 - e2) / w2**1.5, rel=1e-6)
+    web = web_mercator_grid((12.0, lat, 12.01, lat + 0.01), 17, 256)
+    path = write(tmp_path / "b.tif", noise(1, 20, 30), "EPSG:3857", Affine(*web.transform()))
+    grid = raster_grid(path, None, 256)
+    centre_lat = pyproj.Transformer.from_crs(3857, 4326, always_xy=True).transform(web.left, grid.top - 10 * grid.res_y)[1]
+    assert (grid.gsd_x_m, grid.gsd_y_m) == pytest.approx(mercator_gsd_m(17, centre_lat), rel=1e-6)
+
+
+def test_a_bbox_crops_to_whole_pixels_as_one_shard(tmp_path, log):
+    pixels = noise(1, 400, 700)
+    path = write(tmp_path / "a.tif", pixels, "EPSG:4326", Affine(0.001, 0, 10, 0, -0.001, 50))
+    grid = raster_grid(path, (10.0505, 49.9, 10.1, 49.9595), 16)
+    assert (grid.left, grid.top, grid.width, grid.height) == pytest.approx((10.05, 49.96, 50, 60))
+    assert [shard.name for shard in grid.shards()] == ["r00c00"]
+    assert np.array_equal(cut(tmp_path, path, log, grid)[1], pixels[:, 40:100, 50:100])
+    whole = raster_grid(path, (9.0, 40.0, 60.0, 49.9), 16)
+    assert (whole.left, whole.top, whole.width, whole.height) == pytest.approx((10, 49.9, 700, 300))
+
+
+def test_what_cannot_be_a_grid_is_one_clear_line(tmp_path):
+    pixels = noise(1, 40, 50)
+    good = write(tmp_path / "a.tif", pixels)
+    with pytest.raises(DataError, match=r"bbox \[1.*lies outside .*a\.tif, which covers"):
+        raster_grid(good, (1.0, 1.0, 2.0, 2.0), 256)
+    turned = Affine(1.9, 0.6, WEST, 0.6, -1.9, NORTH)
+    with pytest.raises(DataError, match="north-up"):
+        raster_grid(write(tmp_path / "b.tif", pixels, transform=turned), None, 256)
+    with pytest.raises(DataError, match="north-up"):
+        raster_grid(write(tmp_path / "c.tif", pixels, transform=Affine(RES, 0, WEST, 0, RES, NORTH)), None, 256)
+    with pytest.raises(DataError, match="has no coordinate system"):
+        raster_grid(write(tmp_path / "d.tif", pixels, crs=None), None, 256)
+    (tmp_path / "e.tif").write_bytes(good.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"e\.tif: is not readable"):
+        raster_grid(tmp_path / "e.tif", None, 256)
+    with pytest.raises(DataError, match="does not exist"):
+        raster_grid(tmp_path / "f.tif", None, 256)
+
+
+def test_a_source_that_does_not_fit_is_one_clear_line(tmp_path, log, warped_grid):
+    pixels = noise(1, 40, 50)
+    with pytest.raises(DataError, match="has no coordinate system"):
+        cut(tmp_path, write(tmp_path / "a.tif", pixels, crs=None), log, warped_grid)
+    far = write(tmp_path / "b.tif", pixels, transform=Affine(RES, 0, WEST, 0, -RES, NORTH - 90_000))
+    with pytest.raises(DataError, match="lies outside the region"):
+        cut(tmp_path, far, log, warped_grid)
+    good = write(tmp_path / "c.tif", noise(1, 600, 600), tiled=True, blockxsize=256, blockysize=256, compress="deflate")
+    grid = raster_grid(good, None, 256)
+    raw = good.read_bytes()
+    good.write_bytes(raw[: len(raw) // 2] + bytes(len(raw) // 4) + raw[len(raw) * 3 // 4 :])
+    with pytest.raises(DataError, match=r"c\.tif: is not readable"):
+        cut(tmp_path, good, log, grid)
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name or "out" in path.name] == []
+
+
+FLAT = """
+import resource, sys
+from pathlib import Path
+from pipeline.acquire.raster import download_raster, raster_grid
+from pipeline.command import Log
+from pipeline.config import RasterSource
+path = Path(sys.argv[1])
+grid = raster_grid(path, None, 256)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = RasterSource(kind="raster", path=path)
+download_raster("a", source, grid, grid.shards()[0], path.with_name("out.tif"), Log())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_at_a_strip(tmp_path):
+    path = tmp_path / "big.tif"
+    size = {"height": 20_000, "width": 6_000, "count": 3, "dtype": "uint8"}  # 360 MB of pixels
+    transform = Affine(RES, 0, WEST, 0, -RES, NORTH)
+    with rasterio.open(path, "w", "GTiff", crs=UTM, transform=transform, tiled=True, sparse_ok=True, **size):
+        pass
+    result = subprocess.run([sys.executable, "-c", FLAT, str(path)], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 150_000  # KiB: 64 MiB of GDAL's block cache, strips of 4.6 MB and their copies
+
+
+@pytest.fixture
+def mosaic_files(tmp_path):
+    grid = Grid("EPSG:3857", 100.0, 100.0, 1.0, 1.0, 70, 50, 1.0, 1.0, 32)
+    pixels, valid = noise(2, 50, 70, "uint16"), np.random.default_rng(5).random((50, 70)) < 0.8
+    paths = {}
+    for s in grid.shards():
+        part = (slice(s.row_px, s.row_px + s.height), slice(s.col_px, s.col_px + s.width))
+        paths[s.name] = tmp_path / f"{s.name}.tif"
+        write_shard(paths[s.name], grid, s, 2, "uint16", [(pixels[(slice(None), *part)], valid[part])])
+    return grid, paths, pixels * valid, valid
+
+
+def test_a_mosaic_reads_any_window(mosaic_files, monkeypatch):
+    grid, paths, pixels, valid = mosaic_files
+    monkeypatch.setattr("pipeline.acquire.raster.OPEN_FILES", 2)
+    rng = np.random.default_rng(7)
+    with Mosaic(paths, grid) as mosaic:
+        assert (mosaic.count, mosaic.dtype) == (2, "uint16")
+        for _ in range(50):
+            row, col = rng.integers(0, 50), rng.integers(0, 70)
+            height, width = rng.integers(1, 51 - row), rng.integers(1, 71 - col)
+            found, found_valid = mosaic.read(row, col, height, width)
+            assert np.array_equal(found, pixels[:, row : row + height, col : col + width])
+            assert np.array_equal(found_valid, valid[row : row + height, col : col + width])
+
+
+def test_what_a_mosaic_cannot_read_is_one_clear_line(mosaic_files, tmp_path):
+    grid, paths, _, _ = mosaic_files
+    with Mosaic(paths, grid) as mosaic, pytest.raises(DataError, match="reaches beyond the grid of 50 × 70 px"):
+        mosaic.read(40, 0, 11, 5)
+    first = {"r00c00": paths["r00c00"]}
+    with Mosaic(first, grid) as mosaic, pytest.raises(DataError, match="no file for shard 'r00c01'"):
+        mosaic.read(0, 20, 5, 20)
+    wrong = {**paths, "r00c01": write(tmp_path / "wrong.tif", noise(2, 5, 5, "uint16"))}
+    with Mosaic(wrong, grid) as mosaic, pytest.raises(DataError, match=r"wrong\.tif: height, width, bands, dtype are"):
+        mosaic.read(0, 20, 5, 20)
+    with pytest.raises(DataError, match="no shard files"):
+        Mosaic({}, grid)
+
+
+def test_equal_pixels_give_equal_hashes_and_files(tmp_path):
+    grid = Grid("EPSG:3857", 100.0, 100.0, 1.0, 1.0, 300, 300, 1.0, 1.0, 300)
+    pixels, valid = noise(3, 300, 300), np.ones((300, 300), bool)
+    valid[3:9] = False
+
+    def strips(values):
+        return [(values[:, :256], valid[:256]), (values[:, 256:], valid[256:])]
+
+    hidden = pixels.copy()
+    hidden[:, 5] = 99
+    shown = pixels.copy()
+    shown[:, 50, 0] += 1
+    one, two, three = (
+        write_shard(tmp_path / name, grid, Shard("r00c00", 0, 0, 300, 300), 3, "uint8", strips(values))
+        for name, values in [("1.tif", pixels), ("2.tif", hidden), ("3.tif", shown)]
+    )
+    assert one == two and one.valid_px == 300 * 294 and one.sha256 != three.sha256
+    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "2.tif").read_bytes()

@@ -1,0 +1,259 @@
+"""Tiles onto the grid: every pixel where it belongs, nothing lost to faults or kills, missing means missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from PIL import Image
+
+from pipeline.acquire.imagery import download_imagery
+from pipeline.acquire.raster import Mosaic
+from pipeline.acquire.xyz import decode_tile
+from pipeline.config import XyzSource
+from pipeline.errors import DataError, DownloadError
+from pipeline.grid import mercator_lonlat, web_mercator_grid
+
+ZOOM = 16
+X0, Y0, NX, NY = 35000, 22000, 6, 5  # tiles of the test region
+INSET = 37  # pixels by which the region is smaller than its tiles: nothing lies on a tile's edge
+
+
+def region(shard_px=4096):
+    west, north = mercator_lonlat(X0 * 256 + INSET, Y0 * 256 + INSET, ZOOM)
+    east, south = mercator_lonlat((X0 + NX) * 256 - INSET, (Y0 + NY) * 256 - INSET, ZOOM)
+    return web_mercator_grid((west, south, east, north), ZOOM, shard_px)
+
+
+def expected(tiles, skip=()):
+    """The region pasted together tile by tile: pixels [3, h, w]."""
+    canvas = np.zeros((NY * 256, NX * 256, 3), dtype=np.uint8)
+    for x in range(NX):
+        for y in range(NY):
+            if (X0 + x, Y0 + y) not in skip:
+                canvas[y * 256 : y * 256 + 256, x * 256 : x * 256 + 256] = tiles["noise"]((ZOOM, X0 + x, Y0 + y))
+    return canvas[INSET:-INSET, INSET:-INSET].transpose(2, 0, 1)
+
+
+def source(url, **settings):
+    return XyzSource(**{"kind": "xyz", "url": url, "timeout_s": 0.6, "connections": 16, **settings})
+
+
+def download(folder, url, log, grid=None, shard=None, zoom=ZOOM, **settings):
+    grid = grid or region()
+    shard = shard or grid.shards()[0]
+    out, manifest = folder / f"{shard.name}.tif", folder / f"{shard.name}.json"
+    result = download_imagery(
+        "oam", source(url, **settings), grid, shard, folder / "cache", out, manifest, zoom=zoom, log=log
+    )
+    assert json.loads(manifest.read_text()) == result
+    return result, out
+
+
+@pytest.fixture
+def full(server):
+    server.fill(ZOOM, range(X0, X0 + NX), range(Y0, Y0 + NY))
+    return server
+
+
+def test_every_pixel_is_where_it_belongs(full, tmp_path, log, tiles):
+    result, out = download(tmp_path, full.url(), log, attribution="© them", terms="https://terms")
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles))
+        assert (raster.read_masks(1) == 255).all() and raster.mask_flag_enums[0] == [rasterio.enums.MaskFlags.per_dataset]
+        assert (raster.count, raster.dtypes[0], raster.block_shapes[0]) == (3, "uint8", (256, 256))
+        assert raster.compression.name == "deflate" and raster.crs.to_epsg() == 3857
+        to_mercator = pyproj.Transformer.from_crs(4326, 3857, always_xy=True)
+        corner = to_mercator.transform(*mercator_lonlat(X0 * 256 + INSET, Y0 * 256 + INSET, ZOOM))
+        assert np.allclose((raster.bounds.left, raster.bounds.top), corner, atol=0.01)
+    assert result["tiles"] == {"requested": 30, "missing": 0} and result["share_missing"] == 0
+    assert (result["attribution"], result["terms"]) == ("© them", "https://terms")
+    assert result["tile_bytes"] == sum(map(len, full.tiles.values()))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_missing_tiles_are_masked_and_counted(full, tmp_path, log, tiles):
+    missing = [(X0, Y0), (X0 + 3, Y0 + 2)]
+    for x, y in missing:
+        del full.tiles[ZOOM, x, y]
+    result, out = download(tmp_path, full.url(), log, max_missing=2 / 30)
+    pixels = expected(tiles, missing)
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), pixels)
+        assert np.array_equal(raster.read_masks(1), np.where(pixels.any(axis=0), 255, 0))
+    assert result["tiles"] == {"requested": 30, "missing": 2}
+    assert result["share_missing"] == pytest.approx(1 - pixels.any(axis=0).mean(), abs=1e-6)
+
+
+def test_too_many_missing_tiles_are_an_error(full, tmp_path, log):
+    for x in range(3):
+        del full.tiles[ZOOM, X0 + x, Y0]
+    with pytest.raises(DownloadError, match=r"3 of 30 tiles \(10\.0%\) are missing.*max_missing: 0\.05"):
+        download(tmp_path, full.url(), log, max_missing=0.05)
+    assert not (tmp_path / "r00c00.tif").exists() and not (tmp_path / "r00c00.json").exists()
+
+
+def test_faults_leave_no_trace_in_the_result(full, tmp_path, log, tiles):
+    clean, _ = download(tmp_path / "clean", full.url(), log)
+    full.fault = tiles["one_in_five"]
+    result, out = download(tmp_path / "faulty", full.url(), log)
+    assert full.faults.total() >= 5
+    assert result == clean
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles))
+
+
+def test_two_shards_joined_equal_one(full, tmp_path, log, tiles):
+    grid = region(shard_px=512)
+    assert len(grid.shards()) == 9
+    paths = {shard.name: download(tmp_path, full.url(), log, grid, shard)[1] for shard in grid.shards()}
+    whole = expected(tiles)
+    with Mosaic(paths, grid) as mosaic:
+        for row, col, height, width in [(0, 0, grid.height, grid.width), (500, 490, 30, 40), (511, 0, 1, 1462)]:
+            pixels, valid = mosaic.read(row, col, height, width)
+            assert np.array_equal(pixels, whole[:, row : row + height, col : col + width]) and valid.all()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_xyz import download
+from pipeline.command import Log
+download(Path(sys.argv[1]), sys.argv[2], Log(), connections=2, timeout_s=30)
+"""
+
+
+def test_a_killed_download_goes_on_without_asking_twice(full, tmp_path, log, tiles):
+    full.delay_s = 0.12
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), full.url(), here], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 20
+    while len(full.asked) < 22 and time.monotonic() < end:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(10) == -signal.SIGKILL and not (tmp_path / "r00c00.tif").exists()
+    time.sleep(0.3)  # requests under way at the server
+    with sqlite3.connect(tmp_path / "cache" / "tiles" / "oam" / "r00c00.sqlite") as db:
+        kept = set(db.execute("SELECT z, x, y FROM tiles"))
+    assert 5 < len(kept) < 30
+    full.asked.clear()
+    full.delay_s = 0
+    _, out = download(tmp_path, full.url(), log)
+    assert Counter(full.asked) == dict.fromkeys(set(full.tiles) - kept, 1)
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles))
+    log.lines.clear()
+    again, _ = download(tmp_path, full.url(), log)
+    assert len(full.asked) == 30 - len(kept) and "30 from the cache, 0 asked for" in log.lines[-1]
+    assert again["sha256"] == download(tmp_path / "fresh", full.url(), log)[0]["sha256"]
+
+
+def test_an_alpha_band_becomes_the_mask(full, tmp_path, log, tiles):
+    tile = (ZOOM, X0 + 2, Y0 + 2)
+    rgba = tiles["noise"](tile, 4)
+    rgba[:, :100, 3] = 0
+    full.tiles[tile] = tiles["encode"](rgba)
+    _, out = download(tmp_path, full.url(), log)
+    window = rasterio.windows.Window(2 * 256 - INSET, 2 * 256 - INSET, 256, 256)
+    with rasterio.open(out) as raster:
+        assert raster.count == 3
+        assert not raster.read(window=window)[:, :, :100].any() and not raster.read_masks(1, window=window)[:, :100].any()
+        assert np.array_equal(raster.read(window=window)[:, :, 100:], rgba[:, 100:, :3].transpose(2, 0, 1))
+        assert int((raster.read_masks(1) == 0).sum()) == 256 * 100
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGB"), ("GIF", "P")]
+)
+def test_the_content_counts_not_the_suffix(tiles, form, mode):
+    body = tiles["encode"](tiles["noise"]((1, 2, 3)), form, mode)
+    pixels, valid = decode_tile(body)
+    with Image.open(io.BytesIO(body)) as image:
+        assert image.format == form
+        assert np.array_equal(pixels, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    assert valid.all() and (mode != "L" or np.array_equal(pixels[0], pixels[2]))
+
+
+def test_a_transparent_palette_colour_is_no_imagery(tiles):
+    indices = tiles["noise"]((4, 4, 4), 1)[:, :, 0] % 4
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    out = io.BytesIO()
+    image.save(out, "PNG", transparency=2)
+    pixels, valid = decode_tile(out.getvalue())
+    assert np.array_equal(valid, indices != 2)
+    assert np.array_equal(pixels[1][valid], np.array([20, 50, 80, 110])[indices][valid])
+
+
+def test_tiles_of_another_size_are_named_and_not_asked_for_again(full, tmp_path, log, tiles):
+    full.tiles = dict.fromkeys(full.tiles, tiles["encode"](np.zeros((512, 512, 3), np.uint8)))
+    with pytest.raises(DownloadError, match=rf"tile {ZOOM}/3500\d/2200\d of .* is 512 × 512 px, not 256 × 256"):
+        download(tmp_path, full.url(), log, connections=4)
+    assert len(full.asked) <= 4
+
+
+def test_sixteen_bits_are_named(tiles):
+    with pytest.raises(DataError, match="mode I;16"):
+        decode_tile(tiles["encode"](np.zeros((256, 256), np.uint16)))
+
+
+@pytest.mark.parametrize("px", [9000, 60000])
+def test_a_decompression_bomb_is_not_unpacked(px):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes(1000 * 1000), 9)
+    head = struct.pack(">IIBBBBB", px, px, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match="larger|9000 × 9000"):
+        decode_tile(bomb)
+
+
+def test_local_tiles_are_served_and_changed_ones_fetched_again(full, tmp_path, log, tiles):
+    folder = tmp_path / "tiles"
+    for (z, x, y), body in full.tiles.items():
+        path = folder / str(z) / str(x) / f"{y}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    url = "http://{host}/{z}/{x}/{y}.png"
+    first, out = download(tmp_path, url, log, serve=folder)
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles))
+    assert first["url"] == url and "127.0.0.1" not in json.dumps(first)
+    assert download(tmp_path, url, log, serve=folder)[0] == first
+    assert "30 from the cache" in log.lines[-1]
+    (folder / str(ZOOM) / str(X0 + 1) / f"{Y0 + 1}.png").unlink()
+    changed, _ = download(tmp_path, url, log, serve=folder, max_missing=0.1)
+    assert changed["tiles"]["missing"] == 1
+
+
+@pytest.mark.parametrize("zoom", [ZOOM + 1, ZOOM - 1])
+def test_a_zoom_that_is_not_the_grids_is_an_error(full, tmp_path, log, zoom):
+    with pytest.raises(DataError, match=f"zoom {zoom}"):
+        download(tmp_path, full.url(), log, zoom=zoom)
+    assert full.asked == []
+
+
+def test_the_zoom_follows_from_the_grid(full, tmp_path, log):
+    assert download(tmp_path, full.url(), log, zoom=None)[0]["zoom"] == ZOOM
+
+
+def test_progress_tells_rate_and_time_left(full, tmp_path, log):
+    log.every_s = 0.0
+    download(tmp_path, full.url(), log)
+    assert sum("tiles/s" in line and "s left" in line for line in log.lines) == 30
+    assert log.lines[-1].startswith("oam, shard r00c00: 30 tiles, 0 from the cache, 30 asked for")

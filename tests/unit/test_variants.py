@@ -1,0 +1,146 @@
+"""Variants found by file name, checked by their signature, without loading them."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import variants
+from pipeline.errors import ConfigError
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of losses in a package of its own."""
+    monkeypatch.setattr(variants, "PROJECT", tmp_path)
+    monkeypatch.setattr(variants, "PACKAGE", tmp_path / "src" / "pipeline")
+    folder = tmp_path / "src" / "pipeline" / "losses"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_variants_are_the_files_with_a_build() -> None:
+    assert variants.names("losses") == ["focal", "jaccard"]
+    assert {"unet", "smp"} <= set(variants.names("models"))
+
+
+def test_a_new_file_is_a_new_variant(family: Path) -> None:
+    write(family, "dice", "def build(*, smooth=1e-5): ...")
+    write(family, "helper", "def other(): ...\nclass A:\n    def build(self): ...")
+    write(family, "__init__", "def build(): ...")
+    assert variants.names("losses") == ["dice"] and variants.names("models") == []
+    assert variants.parameters("losses", "dice") == {"smooth": 1e-5}
+    write(family, "dice", "def build(*, smooth=1, gamma=None): ...")
+    assert variants.parameters("losses", "dice") == {"smooth": 1, "gamma": None}
+
+
+@pytest.mark.parametrize("family", ["models", "losses"])
+def test_signatures_read_equal_signatures_loaded(family: str) -> None:
+    for name in variants.names(family):
+        built = inspect.signature(variants.load(family, name).build).parameters.values()
+        expected = {
+            p.name: p.default for p in built if p.kind is p.KEYWORD_ONLY and p.name not in ("in_channels", "classes")
+        }
+        assert variants.parameters(family, name) == expected
+        assert variants.accepts_any(family, name) == any(p.kind is p.VAR_KEYWORD for p in built)
+        assert variants.module_path(family, name) == Path(inspect.getfile(variants.load(family, name)))
+
+
+def test_defaults_fill_what_the_config_leaves_out() -> None:
+    full = {"width": 8, "depth": 5, "dropout": 0.0, "bn_momentum": 0.01, "bn_eps": 1e-3}
+    assert variants.check("models", "unet", {"width": 8}, "x") == full
+    assert variants.check("losses", "jaccard", None, "x") == {"eps": 1e-5}
+    passed = variants.check("models", "smp", {"decoder_channels": [8, 4]}, "x")
+    assert passed == {"arch": "Unet", "encoder": "resnet34", "weights": None, "decoder_channels": [8, 4]}
+
+
+def test_whole_numbers_pass_for_floats() -> None:
+    resolved = variants.check("losses", "focal", {"gamma": 2}, "x")
+    assert resolved["gamma"] == 2.0 and isinstance(resolved["gamma"], float)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "params", "message"),
+    [
+        ("losses", "focall", {}, "no loss 'focall'; did you mean 'focal'? choices: focal, jaccard"),
+        ("losses", 3, {}, "no loss 3; choices: focal, jaccard"),
+        ("losses", ["focal"], {}, "no loss ['focal']; did you mean 'focal'?"),
+        ("losses", "target", {}, "no loss 'target'; "),
+        (
+            "losses",
+            "focal",
+            {"alhpa": 1},
+            "loss 'focal' has no parameter 'alhpa'; did you mean 'alpha'? choices: alpha, ",
+        ),
+        ("losses", "focal", {5: 1}, "loss 'focal' has no parameter 5; "),
+        ("losses", "focal", {"alpha": "0.25"}, "loss 'focal': alpha must be a number, got '0.25'"),
+        ("losses", "focal", {"alpha": True}, "loss 'focal': alpha must be a number, got True"),
+        ("losses", "focal", {"alpha": None}, "loss 'focal': alpha must be a number, got None"),
+        ("losses", "focal", {"alpha": float("nan")}, "loss 'focal': alpha must be finite, got nan"),
+        ("losses", "focal", {"reduction": "pixel"}, "reduction must be one of classes, pixels; got 'pixel'"),
+        ("losses", "focal", {"reduction": ["pixels"]}, "reduction must be one of classes, pixels; got ['pixels']"),
+        ("losses", "focal", [1], "the parameters of loss 'focal' must be a mapping, got [1]"),
+        ("models", "unet", {"width": 8.5}, "model 'unet': width must be a whole number, got 8.5"),
+        ("models", "unet", {"width": True}, "model 'unet': width must be a whole number, got True"),
+        ("models", "unet", {"classes": 4}, "'classes' of model 'unet' is set by the pipeline from the data"),
+        ("models", "smp", {"arch": 7}, "model 'smp': arch must be text, got 7"),
+        ("models", "smp", {"weights": 1}, "model 'smp': weights must be text or null, got 1"),
+        ("modles", "unet", {}, "no family 'modles' of variants; did you mean 'models'?"),
+    ],
+)
+def test_mistakes_are_one_line(where: str, name: object, params: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        variants.check(where, name, params, "study.yaml: here")
+    text = str(caught.value)
+    assert message in text and "\n" not in text
+    assert where == "modles" or text.startswith("study.yaml: here: ")
+
+
+def test_true_is_not_one_among_options(family: Path) -> None:
+    write(
+        family, "a", "def build(*, order: Literal[1, 2] = 1, flag: bool = False, sizes: tuple[int, ...] = (1, 2)): ..."
+    )
+    with pytest.raises(ConfigError, match="order must be a whole number, got True"):
+        variants.check("losses", "a", {"order": True}, "x")
+    with pytest.raises(ConfigError, match="flag must be true or false, got 1"):
+        variants.check("losses", "a", {"flag": 1}, "x")
+    with pytest.raises(ConfigError, match="sizes must be a list, got 3"):
+        variants.check("losses", "a", {"sizes": 3}, "x")
+    assert variants.check("losses", "a", {"sizes": [3]}, "x") == {"order": 1, "flag": False, "sizes": [3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def build(*, a=1 + x): ...", "src/pipeline/losses/bad.py:1: the default 1 + x of 'a' is no literal"),
+        ("def build(*, a): ...", "bad.py:1: parameter 'a' of build has no default"),
+        ("def build(a=1): ...", "bad.py:1: build must take keyword-only arguments"),
+        ("def build(*a): ...", "bad.py:1: build must take keyword-only arguments"),
+        ("\ndef build(**k): ...", "bad.py:2: build must name its parameters instead of **kwargs"),
+        ("x = 1\ndef build(:", "bad.py:2: is no valid Python"),
+    ],
+)
+def test_a_variant_that_cannot_be_read_is_named(family: Path, text: str, message: str) -> None:
+    write(family, "bad", text)
+    with pytest.raises(ConfigError) as caught:
+        variants.check("losses", "bad", {}, "x")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["pipeline.variants", "pipeline.config", "pipeline.models", "pipeline.losses"])
+def test_parsing_a_study_loads_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, {module}; from pipeline import variants; variants.check('losses', 'focal', {{}}, 'x');"
+        "variants.check('models', 'smp', {}, 'x'); variants.closure(variants.module_path('models', 'smp'));"
+        "print([m for m in ('torch', 'numpy', 'rasterio', 'geopandas', 'timm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

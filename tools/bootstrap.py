@@ -1,0 +1,95 @@
+"""Create .venv with the pinned packages, or mend it after the folder was moved. Standard library only.
+
+Written so that an old Python can still parse it and say what is missing.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+OLDEST = (3, 11)
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(HERE, ".venv")
+STAMP = os.path.join(VENV, ".installed")
+FILES = ("requirements.lock", "pyproject.toml")
+
+
+def wanted():
+    """What the stamp must say: the pins, the Python, and the place (scripts name their interpreter by full path)."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        with open(os.path.join(HERE, name), "rb") as handle:
+            digest.update(handle.read())
+    return digest.hexdigest()
+
+
+def read_stamp():
+    """(pins, place) of the last complete installation; empty texts where there is none."""
+    try:
+        with open(STAMP) as handle:
+            lines = handle.read().splitlines()
+    except OSError:
+        return "", ""
+    return (lines + ["", ""])[0], (lines + ["", ""])[1]
+
+
+def write_stamp():
+    """Say that the installation is complete."""
+    with open(STAMP + ".part", "w") as handle:
+        handle.write(wanted() + "\n" + HERE + "\n")
+    os.replace(STAMP + ".part", STAMP)
+
+
+def pip(*arguments):
+    """Run the venv's pip; end with its exit status when it fails."""
+    python = os.path.join(VENV, "bin", "python")
+    status = subprocess.call([python, "-m", "pip", "--disable-pip-version-check"] + list(arguments))
+    if status:
+        sys.exit("setup: pip failed; mend what it says above and run make again")
+
+
+def install():
+    """Create the venv and install pins and package."""
+    print("setup: installing the pinned packages into .venv (several GB, a few minutes the first time)", flush=True)
+    if os.path.exists(STAMP):
+        os.remove(STAMP)
+    if not os.path.exists(os.path.join(VENV, "bin", "python")):
+        subprocess.check_call([sys.executable, "-m", "venv", VENV])
+    pip("install", "--quiet", "--requirement", os.path.join(HERE, "requirements.lock"))
+    pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", HERE)
+    write_stamp()
+
+
+def move(before):
+    """Mend what holds the folder's old place: the first line of every script, and the editable install."""
+    print("setup: the folder was moved: mending .venv", flush=True)
+    old = os.path.join(before, ".venv").encode()
+    folder = os.path.join(VENV, "bin")
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.islink(path) or not os.path.isfile(path):
+            continue
+        with open(path, "rb") as handle:
+            content = handle.read()
+        if old in content and b"\0" not in content:
+            with open(path, "wb") as handle:
+                handle.write(content.replace(old, VENV.encode()))
+    pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", HERE)
+    write_stamp()
+
+
+def main():
+    """Bring .venv to what the lock file says."""
+    if sys.version_info < OLDEST:
+        have = "%d.%d" % sys.version_info[:2]
+        sys.exit("setup: Python %s is too old, 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11" % have)
+    pins, place = read_stamp()
+    if pins != wanted():
+        install()
+    elif place != HERE:
+        move(place)
+
+
+if __name__ == "__main__":
+    main()
