@@ -127,7 +127,10 @@ def fetch_all(
         start = time.monotonic()
         try:
             asyncio.run(job.run(todo))
-        except* DownloadError as errors:
+        except ExceptionGroup as group:
+            errors = group.subgroup(DownloadError)
+            if errors is None:
+                raise
             raise errors.exceptions[0] from None
         job.done.seconds = time.monotonic() - start
     known = cache.statuses()

@@ -74,7 +74,6 @@ def write_shard(
         "compress": "deflate",
         "predictor": 3 if np.dtype(dtype).kind == "f" else 2,
         "photometric": "RGB" if bands == 3 and dtype == "uint8" else "MINISBLACK",
-        "alpha": "NO",
         "BIGTIFF": "IF_SAFER",
     }
     head = {"bands": bands, "dtype": dtype, "height": shard.height, "width": shard.width}

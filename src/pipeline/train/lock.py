@@ -17,9 +17,9 @@ def run_lock(work: Path, log: Callable[[str], None], poll_s: float = 1.0) -> Ite
     A training outlives a snakemake that was killed. A second one says whose pid it waits for and goes on when that
     process ends, however it ends: the kernel releases the lock, nothing is unlocked blindly.
     """
-    work.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
+        work.mkdir(parents=True, exist_ok=True)  # the one that was waited for deletes it
         handle = open(work / "lock", "a+")  # noqa: SIM115 - the open file is the lock
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,8 +34,7 @@ def run_lock(work: Path, log: Callable[[str], None], poll_s: float = 1.0) -> Ite
             continue
         if _same_file(handle.fileno(), work / "lock"):
             break
-        handle.close()  # the folder was deleted by the one that held it: lock the new file
-        work.mkdir(parents=True, exist_ok=True)
+        handle.close()  # the file was deleted between opening and locking: lock the new one
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()

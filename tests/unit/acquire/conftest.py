@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import random
@@ -43,6 +44,11 @@ def one_in_five(tile: tuple[int, int, int], attempt: int) -> str | None:
     return "next" if value % 5 == 0 else None
 
 
+@functools.cache
+def encoded_noise(tile: tuple[int, int, int], px: int) -> bytes:
+    return encode(noise(tile, px=px))
+
+
 class TileServer:
     """Answers z/x/y from a dict; a missing tile is a 404. Everything asked for is written down."""
 
@@ -62,7 +68,7 @@ class TileServer:
         return f"http://127.0.0.1:{self.port}/{{z}}/{{x}}/{{y}}{suffix}"
 
     def fill(self, zoom: int, xs: range, ys: range, px: int = 256) -> None:
-        self.tiles |= {(zoom, x, y): encode(noise((zoom, x, y), px=px)) for x in xs for y in ys}
+        self.tiles |= {(zoom, x, y): encoded_noise((zoom, x, y), px) for x in xs for y in ys}
 
     @contextmanager
     def running(self) -> Iterator[TileServer]:
@@ -117,7 +123,12 @@ class TileServer:
                 self.misbehave(handler, fault, body)
                 return
             status = self.statuses.get(tile, 200 if tile in self.tiles else 404)
-            self.send(handler, status, body if status == 200 else b"", {"Content-Type": "image/png", "ETag": '"e"'})
+            self.send(
+                handler,
+                status,
+                body if status == 200 else b"",
+                {"Content-Type": "image/png", "ETag": f'"{handler.path}"'},
+            )
         finally:
             with self.lock:
                 self.now -= 1
@@ -132,7 +143,7 @@ class TileServer:
         elif fault == "empty":
             self.send(handler, 200, b"", {})
         elif fault == "slow":
-            time.sleep(1.2)
+            time.sleep(2)
         elif fault == "reset":
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             handler.connection.close()
@@ -152,7 +163,7 @@ class TileServer:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         if fault == "drip":
-            for i in range(24):
+            for i in range(40):
                 handler.wfile.write(body[i : i + 1])
                 handler.wfile.flush()
                 time.sleep(0.05)

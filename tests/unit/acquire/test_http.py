@@ -18,7 +18,7 @@ from pipeline.acquire.cache import TileCache
 from pipeline.acquire.http import BadTile, Policy, TileUrl, fetch_all, retry_after_s
 from pipeline.errors import DownloadError
 
-FAST = Policy(connections=8, retries=5, timeout_s=0.6, backoff_s=0.02, use_proxy=False)
+FAST = Policy(connections=8, retries=5, timeout_s=1.0, backoff_s=0.02, use_proxy=False)
 GRID = [(3, x, y) for y in range(8) for x in range(8)]
 
 
@@ -51,7 +51,9 @@ def test_each_fault_is_tried_again(server, tmp_path, log, fault):
     server.fill(3, range(2), range(1))
     server.fault = lambda tile, attempt: fault if attempt == 0 else None
     done = fetch(server, tmp_path, log, [(3, 0, 0), (3, 1, 0)])
+    reason = {"slow": "timeout", "drip": "timeout", "503": "HTTP 503", "truncated": "answer cut off"}.get(fault)
     assert done.fetched == 2 and done.retries.total() == 2
+    assert reason is None or set(done.retries) == {reason}
     assert Counter(server.asked) == {(3, 0, 0): 2, (3, 1, 0): 2}
 
 
@@ -86,7 +88,9 @@ def test_tiles_that_keep_failing_are_counted_and_the_rest_is_kept(server, tmp_pa
     bad = {(3, 0, 0), (3, 5, 5), (3, 7, 7)}
     server.fault = lambda tile, attempt: "500" if tile in bad else None
     policy = Policy(connections=4, retries=2, backoff_s=0.01, use_proxy=False)
-    with pytest.raises(DownloadError, match=r"3 of 64 tiles failed after 3 tries each \(3 × HTTP 500\), e\.g\. tile 3/"):
+    with pytest.raises(
+        DownloadError, match=r"3 of 64 tiles failed after 3 tries each \(3 × HTTP 500\), e\.g\. tile 3/"
+    ):
         fetch(server, tmp_path, log, GRID, policy)
     assert {server.asked.count(tile) for tile in bad} == {3}
     server.fault = lambda tile, attempt: None
@@ -118,7 +122,7 @@ def test_retry_after_holds_back_every_connection(server, tmp_path, log):
     server.fault = lambda tile, attempt: "429" if len(server.asked) > 20 and not server.faults else None
     fetch(server, tmp_path, log, GRID)
     gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    assert sum(server.faults.values()) == 1 and 0.9 < max(gaps) < 2
+    assert sum(server.faults.values()) == 1 and 0.9 < max(gaps) < 5
     assert len(server.asked) == 65
 
 
@@ -179,7 +183,7 @@ def test_a_key_written_out_in_the_url_is_starred():
 
 def test_an_unset_variable_is_named(monkeypatch):
     monkeypatch.delenv("TILE_KEY", raising=False)
-    with pytest.raises(DownloadError, match="environment variable TILE_KEY .* is not set"):
+    with pytest.raises(DownloadError, match=r"environment variable TILE_KEY .* is not set"):
         TileUrl("https://host/{z}/{x}/{y}?k=${TILE_KEY}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,13 @@ def demo_runs() -> list[Run]:
     return [*networks, other("baseline", "landcover"), other("rule", "rulebook")]
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("built"), demo_runs())
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return build_world(tmp_path, demo_runs())
+def world(built: World, tmp_path: Path) -> World:
+    """A copy that a test may damage."""
+    shutil.copytree(built.root, tmp_path, dirs_exist_ok=True)
+    return replace(built, root=tmp_path)
