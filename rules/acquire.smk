@@ -9,10 +9,10 @@ rule define_grid:
         code=code("define_grid"),
     output:
         "data/{region}/grid.json",
-    params:
-        region=region_json("bbox", "grid", "shard_px"),
     log:
         "logs/define_grid/{region}.log",
+    params:
+        region=region_json("bbox", "grid", "shard_px"),
     shell:
         "python {ROOT:q}/scripts/define_grid.py --region {wildcards.region:q} --out {output:q} --log {log:q}"
 
@@ -26,12 +26,14 @@ rule download_imagery:
     output:
         raster="data/{region}/imagery/{provider}/{shard}.tif",
         manifest="data/{region}/imagery/{provider}/{shard}.json",
-    params:
-        region=lambda wildcards: canonical_json(
-            load_region(wildcards.region).imagery[wildcards.provider].model_dump(mode="json")
-        ),
     log:
         "logs/download_imagery/{region}/{provider}/{shard}.log",
+    params:
+        region=lambda wildcards: canonical_json(
+            load_region(wildcards.region)
+            .imagery[wildcards.provider]
+            .model_dump(mode="json")
+        ),
     shell:
         "python {ROOT:q}/scripts/download_imagery.py --region {wildcards.region:q} --provider {wildcards.provider:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.raster:q} --manifest {output.manifest:q} "
@@ -46,10 +48,10 @@ rule extract_osm:
     output:
         layers="data/{region}/osm/layers.gpkg",
         summary="data/{region}/osm/summary.json",
-    params:
-        region=region_json("bbox", "osm"),
     log:
         "logs/extract_osm/{region}.log",
+    params:
+        region=region_json("bbox", "osm"),
     shell:
         "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --out {output.layers:q} "
         "--summary {output.summary:q} --log {log:q}"
@@ -59,15 +61,17 @@ rule warp_landcover:
     """Bring a land-cover raster onto the grid, as classes. Needs: the grid. Gives: a class raster and its shares."""
     input:
         grid="data/{region}/grid.json",
-        raster=local_file(lambda region, wildcards: region.landcover[wildcards.source].path),
+        raster=local_file(
+            lambda region, wildcards: region.landcover[wildcards.source].path
+        ),
         code=code("warp_landcover"),
     output:
         raster="data/{region}/landcover/{source}.tif",
         summary="data/{region}/landcover/{source}.json",
-    params:
-        region=region_json("classes", "landcover"),
     log:
         "logs/warp_landcover/{region}/{source}.log",
+    params:
+        region=region_json("classes", "landcover"),
     shell:
         "python {ROOT:q}/scripts/warp_landcover.py --region {wildcards.region:q} --source {wildcards.source:q} "
         "--grid {input.grid:q} --out {output.raster:q} --summary {output.summary:q} --log {log:q}"

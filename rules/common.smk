@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+os.environ["PATH"] = (
+    f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
+)
 
 from pipeline import variants
 from pipeline.config import LandcoverLayer, load_main, load_recipe, load_region
@@ -25,10 +30,15 @@ def stop(error):
 
 def asked_studies():
     """Names of the studies on the command line, else those of config/config.yaml."""
-    named = [match[1] for word in sys.argv[1:] if (match := re.match(r"(?:.*/)?results/studies/([^/]+)/", word))]
-    whole = not named or any(word in ("all", "dataset", "runs") for word in sys.argv[1:])
+    named = [
+        match[1]
+        for word in sys.argv[1:]
+        if (match := re.match(r"(?:.*/)?results/studies/([^/]+)/", word))
+    ]
+    whole = not named or any(
+        word in ("all", "dataset", "runs") for word in sys.argv[1:]
+    )
     return list(dict.fromkeys(named + (load_main().studies if whole else [])))
-
 
 
 try:
@@ -57,7 +67,11 @@ def code(script, run=None):
     extra = []
     if run is not None:
         spec = spec_of(run)
-        families = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
+        families = (
+            [("models", "model"), ("losses", "loss")]
+            if spec["kind"] == "run"
+            else [("baselines", "model")]
+        )
         extra = [
             variants.module_path(family, spec[part]["name"])
             for family, part in families
@@ -80,14 +94,21 @@ def spec_json(wildcards, run=None):
 def study_digest(wildcards):
     """A short text that changes when anything of the study does."""
     study = expand_runs(wildcards.study)
-    return canonical_json({"config": study.config.model_dump(mode="json"), "runs": [run.id for run in study.runs]})
+    return canonical_json(
+        {
+            "config": study.config.model_dump(mode="json"),
+            "runs": [run.id for run in study.runs],
+        }
+    )
 
 
 def region_json(*keys):
     """A params function: the parts of a region's config that a rule reads."""
 
     def read(wildcards):
-        content = load_region(wildcards.region).model_dump(mode="json", include=set(keys))
+        content = load_region(wildcards.region).model_dump(
+            mode="json", include=set(keys)
+        )
         return canonical_json(content)
 
     return read
@@ -100,7 +121,9 @@ def recipe_json(wildcards):
 
 def sources_of(wildcards):
     """Demo regions generate their sources first."""
-    return ["data/demo/source/summary.json"] if load_region(wildcards.region).demo else []
+    return (
+        ["data/demo/source/summary.json"] if load_region(wildcards.region).demo else []
+    )
 
 
 def local_file(path):
@@ -117,13 +140,17 @@ def imagery_input(wildcards):
     """What a download waits for: the demo's sources, or the local raster."""
     region = load_region(wildcards.region)
     source = region.imagery[wildcards.provider]
-    return sources_of(wildcards) or ([str(source.path)] if source.kind == "raster" else [])
+    return sources_of(wildcards) or (
+        [str(source.path)] if source.kind == "raster" else []
+    )
 
 
 def grid_input(wildcards):
     """A grid taken from a raster needs its header."""
     region = load_region(wildcards.region)
-    return [str(region.imagery[region.grid.imagery].path)] if region.grid.imagery else []
+    return (
+        [str(region.imagery[region.grid.imagery].path)] if region.grid.imagery else []
+    )
 
 
 def shards(pattern):
@@ -160,7 +187,10 @@ def chip_inputs(wildcards):
         return [f"{place}/landcover/{wildcards.store.removeprefix('landcover-')}.tif"]
     kind = "imagery" if wildcards.store in region.imagery else "labels"
     end = ".json" if kind == "imagery" else "_stats.json"
-    return [f"{place}/{kind}/{wildcards.store}/{shard}{end}" for shard in region.shard_names()]
+    return [
+        f"{place}/{kind}/{wildcards.store}/{shard}{end}"
+        for shard in region.shard_names()
+    ]
 
 
 def store(region, name):
@@ -196,7 +226,9 @@ def baseline_data(name):
     def inputs(wildcards):
         spec = spec_of(f"{name}.{wildcards.hash}")
         source = spec["model"]["params"].get("source")
-        return data_inputs(spec) + ([store(spec["data"]["region"], f"landcover-{source}")] if source else [])
+        return data_inputs(spec) + (
+            [store(spec["data"]["region"], f"landcover-{source}")] if source else []
+        )
 
     return inputs
 
@@ -224,12 +256,22 @@ def run_outputs(run):
 
 def run_files(studies):
     """The result files of all runs of `studies`."""
-    return [path for study in studies for run in expand_runs(study).runs for path in run_outputs(run)]
+    return [
+        path
+        for study in studies
+        for run in expand_runs(study).runs
+        for path in run_outputs(run)
+    ]
 
 
 def dataset_files(studies):
     """The chips and splits of all runs of `studies`."""
-    files = [path for study in studies for run in expand_runs(study).runs for path in data_inputs(run.spec)]
+    files = [
+        path
+        for study in studies
+        for run in expand_runs(study).runs
+        for path in data_inputs(run.spec)
+    ]
     return sorted(set(files))
 
 
@@ -240,19 +282,27 @@ def study_runs(wildcards):
 
 def study_truth(wildcards):
     """The truth chips of a study's regions that have a truth."""
-    regions = sorted({run.spec["data"]["region"] for run in expand_runs(wildcards.study).runs})
+    regions = sorted(
+        {run.spec["data"]["region"] for run in expand_runs(wildcards.study).runs}
+    )
     return [store(region, "truth") for region in regions if load_region(region).truth]
 
 
 def study_checkpoints(wildcards):
     """The checkpoint folders of a study's networks."""
-    return [f"results/runs/{run.id}/checkpoints" for run in expand_runs(wildcards.study).runs if run.kind == "run"]
+    return [
+        f"results/runs/{run.id}/checkpoints"
+        for run in expand_runs(wildcards.study).runs
+        if run.kind == "run"
+    ]
 
 
 def study_imagery(wildcards):
     """Manifests of the imagery that a study's networks see."""
     runs = [run for run in expand_runs(wildcards.study).runs if run.kind == "run"]
-    pairs = dict.fromkeys((run.spec["data"]["region"], run.spec["data"]["imagery"]) for run in runs)
+    pairs = dict.fromkeys(
+        (run.spec["data"]["region"], run.spec["data"]["imagery"]) for run in runs
+    )
     return [
         f"data/{region}/imagery/{provider}/{shard}.json"
         for region, provider in pairs

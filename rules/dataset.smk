@@ -13,10 +13,10 @@ rule cut_chips:
         index="data/{region}/chips/{store}/index.parquet",
         chips="data/{region}/chips/{store}/chips.npy",
         valid="data/{region}/chips/{store}/valid.npy",
-    params:
-        region=region_json("classes", "chips", "truth"),
     log:
         "logs/cut_chips/{region}/{store}.log",
+    params:
+        region=region_json("classes", "chips", "truth"),
     shell:
         "python {ROOT:q}/scripts/cut_chips.py --region {wildcards.region:q} --store {wildcards.store:q} "
         "--grid {input.grid:q} --out data/{wildcards.region:q}/chips/{wildcards.store:q} --log {log:q}"
@@ -32,12 +32,14 @@ rule split_region:
         blocks="data/{region}/splits/{split}.parquet",
         facts="data/{region}/splits/{split}.json",
         picture="data/{region}/splits/{split}.png",
-    params:
-        split=lambda wildcards: canonical_json(
-            load_region(wildcards.region).splits[wildcards.split].model_dump(mode="json")
-        ),
     log:
         "logs/split_region/{region}/{split}.log",
+    params:
+        split=lambda wildcards: canonical_json(
+            load_region(wildcards.region)
+            .splits[wildcards.split]
+            .model_dump(mode="json")
+        ),
     shell:
         "python {ROOT:q}/scripts/split_region.py --region {wildcards.region:q} --split {wildcards.split:q} "
         "--grid {input.grid:q} --out {output.blocks:q} --picture {output.picture:q} --log {log:q}"

@@ -12,9 +12,9 @@ rule make_demo:
         landcover="data/demo/source/landcover.tif",
         truth="data/demo/source/truth.tif",
         tiles=directory("data/demo/source/tiles"),
-    params:
-        seed=load_region("demo").demo.seed,
     log:
         "logs/make_demo.log",
+    params:
+        seed=load_region("demo").demo.seed,
     shell:
         "python {ROOT:q}/scripts/make_demo.py --seed {params.seed:q} --out data/demo/source --log {log:q}"

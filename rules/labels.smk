@@ -13,10 +13,10 @@ rule rasterize_labels:
         classes="data/{region}/labels/{recipe}/{shard}.tif",
         source="data/{region}/labels/{recipe}/{shard}_source.tif",
         stats="data/{region}/labels/{recipe}/{shard}_stats.json",
-    params:
-        recipe=recipe_json,
     log:
         "logs/rasterize_labels/{region}/{recipe}/{shard}.log",
+    params:
+        recipe=recipe_json,
     shell:
         "python {ROOT:q}/scripts/rasterize_labels.py --region {wildcards.region:q} --recipe {wildcards.recipe:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.classes:q} --source {output.source:q} "

@@ -1,9 +1,9 @@
 # REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json
-# OUTPUTS          results/studies/<study>/: table.csv, table.md, summary.csv, prediction.tif, figures/, report.html
+# OUTPUTS          results/studies/<study>/: table.csv, table.md, summary.csv, metrics.json, curves.csv, prediction.tif, figures/, report.html
 
 
 rule compare_runs:
-    """Gather a study's runs in one table. Needs: their counts. Gives: table.csv, table.md, summary.csv."""
+    """Gather a study's runs in one table. Needs: their counts. Gives: table.csv, table.md, summary.csv and what DVC shows."""
     input:
         runs=study_runs,
         truth=study_truth,
@@ -12,10 +12,12 @@ rule compare_runs:
         table="results/studies/{study}/table.csv",
         markdown="results/studies/{study}/table.md",
         summary="results/studies/{study}/summary.csv",
-    params:
-        study=study_digest,
+        metrics="results/studies/{study}/metrics.json",
+        curves="results/studies/{study}/curves.csv",
     log:
         "logs/compare_runs/{study}.log",
+    params:
+        study=study_digest,
     shell:
         "python {ROOT:q}/scripts/compare_runs.py --study {wildcards.study:q} --out results/studies/{wildcards.study:q} "
         "--log {log:q}"
@@ -30,10 +32,10 @@ rule predict_region:
         code=code("predict_region"),
     output:
         "results/studies/{study}/prediction.tif",
-    resources:
-        gpu=1,
     log:
         "logs/predict_region/{study}.log",
+    resources:
+        gpu=1,
     shell:
         "python {ROOT:q}/scripts/predict_region.py --study {wildcards.study:q} --table {input.table:q} --out {output:q} "
         "--log {log:q}"
@@ -50,10 +52,10 @@ rule render_report:
     output:
         report="results/studies/{study}/report.html",
         figures=directory("results/studies/{study}/figures"),
-    params:
-        study=study_digest,
     log:
         "logs/render_report/{study}.log",
+    params:
+        study=study_digest,
     shell:
         "python {ROOT:q}/scripts/render_report.py --study {wildcards.study:q} --table {input.table:q} "
         "--prediction {input.prediction:q} --figures {output.figures:q} --out {output.report:q} --log {log:q}"

@@ -11,12 +11,12 @@ rule train:
         facts="results/runs/{run}/run.json",
         history="results/runs/{run}/history.csv",
         checkpoints=directory("results/runs/{run}/checkpoints"),
-    params:
-        spec=spec_json,
-    resources:
-        gpu=1,
     log:
         "logs/train/{run}.log",
+    resources:
+        gpu=1,
+    params:
+        spec=spec_json,
     shell:
         "python {ROOT:q}/scripts/train.py --run {wildcards.run:q} --spec {params.spec:q} --data data "
         "--out results/runs/{wildcards.run:q} --work work/{wildcards.run:q} --log {log:q}"
@@ -33,9 +33,9 @@ rule evaluate:
         metrics="results/runs/{run}/metrics.json",
         confusion="results/runs/{run}/confusion.parquet",
         predictions=directory("results/runs/{run}/predictions"),
-    resources:
-        gpu=1,
     log:
         "logs/evaluate/{run}.log",
+    resources:
+        gpu=1,
     shell:
         "python {ROOT:q}/scripts/evaluate.py --run results/runs/{wildcards.run:q} --data data --log {log:q}"

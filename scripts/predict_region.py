@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from pipeline.command import Log, run
-from pipeline.report.study import best_network
 from pipeline.config import load_region
 from pipeline.grid import Grid
+from pipeline.report.study import best_network
 from pipeline.train.devices import device_slot
 
 

@@ -11,7 +11,14 @@ from pipeline.report.study import render_study
 
 def main(options: argparse.Namespace, log: Log) -> None:
     render_study(
-        options.study, options.table, options.prediction, Path("results"), Path("data"), options.figures, options.out, log
+        options.study,
+        options.table,
+        options.prediction,
+        Path("results"),
+        Path("data"),
+        options.figures,
+        options.out,
+        log,
     )
 
 

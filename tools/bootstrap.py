@@ -30,8 +30,10 @@ def read_stamp():
         with open(STAMP) as handle:
             lines = handle.read().splitlines()
     except OSError:
+        lines = []
+    if len(lines) != 2:
         return "", ""
-    return (lines + ["", ""])[0], (lines + ["", ""])[1]
+    return lines[0], lines[1]
 
 
 def write_stamp():
@@ -44,7 +46,7 @@ def write_stamp():
 def pip(*arguments):
     """Run the venv's pip; end with its exit status when it fails."""
     python = os.path.join(VENV, "bin", "python")
-    status = subprocess.call([python, "-m", "pip", "--disable-pip-version-check"] + list(arguments))
+    status = subprocess.call([python, "-m", "pip", "--disable-pip-version-check", *arguments])
     if status:
         sys.exit("setup: pip failed; mend what it says above and run make again")
 

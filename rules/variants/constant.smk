@@ -11,10 +11,10 @@ rule constant:
         facts="results/runs/constant.{hash}/run.json",
         confusion="results/runs/constant.{hash}/confusion.parquet",
         predictions=directory("results/runs/constant.{hash}/predictions"),
-    params:
-        spec=baseline_spec("constant"),
     log:
         "logs/constant/{hash}.log",
+    params:
+        spec=baseline_spec("constant"),
     shell:
         "python {ROOT:q}/scripts/predict_baseline.py --run constant.{wildcards.hash:q} --spec {params.spec:q} --data data "
         "--out results/runs/constant.{wildcards.hash:q} --log {log:q}"

@@ -11,10 +11,10 @@ rule landcover:
         facts="results/runs/landcover.{hash}/run.json",
         confusion="results/runs/landcover.{hash}/confusion.parquet",
         predictions=directory("results/runs/landcover.{hash}/predictions"),
-    params:
-        spec=baseline_spec("landcover"),
     log:
         "logs/landcover/{hash}.log",
+    params:
+        spec=baseline_spec("landcover"),
     shell:
         "python {ROOT:q}/scripts/predict_baseline.py --run landcover.{wildcards.hash:q} --spec {params.spec:q} --data data "
         "--out results/runs/landcover.{wildcards.hash:q} --log {log:q}"

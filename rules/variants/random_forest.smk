@@ -11,10 +11,10 @@ rule random_forest:
         facts="results/runs/random_forest.{hash}/run.json",
         confusion="results/runs/random_forest.{hash}/confusion.parquet",
         predictions=directory("results/runs/random_forest.{hash}/predictions"),
-    params:
-        spec=baseline_spec("random_forest"),
     log:
         "logs/random_forest/{hash}.log",
+    params:
+        spec=baseline_spec("random_forest"),
     shell:
         "python {ROOT:q}/scripts/predict_baseline.py --run random_forest.{wildcards.hash:q} --spec {params.spec:q} --data data "
         "--out results/runs/random_forest.{wildcards.hash:q} --log {log:q}"

@@ -54,14 +54,14 @@ class Blocks:
         }
         content = pa.table(columns).replace_schema_metadata({"blocks": json.dumps(meta)})
         with atomic_file(table) as temporary:
-            pq.write_table(content, temporary)  # type: ignore[no-untyped-call]
+            pq.write_table(content, temporary)
         write_json(table.with_suffix(".json"), {**facts, **meta})
 
     @staticmethod
     def load(table: Path) -> Blocks:
         """Read what `save` wrote."""
         try:
-            content = pq.read_table(table)  # type: ignore[no-untyped-call]
+            content = pq.read_table(table)
             meta = json.loads(content.schema.metadata[b"blocks"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the split {table} cannot be read ({error}); delete it and build it again") from None

@@ -101,7 +101,13 @@ def _walk(mosaic: Mosaic, grid: Grid, chips: ChipConfig, keep: Callable[[Array, 
 
 
 def cut_chips(
-    region: RegionConfig, scheme: ClassScheme, place: Path, store: str, grid: Grid, out: Path, log: Callable[[str], None]
+    region: RegionConfig,
+    scheme: ClassScheme,
+    place: Path,
+    store: str,
+    grid: Grid,
+    out: Path,
+    log: Callable[[str], None],
 ) -> int:
     """Cut the chip store called `store` of a region whose data lie in the folder `place`; returns the number of chips.
 

@@ -1,4 +1,4 @@
-"""Image and label chips joined by chip id and split: what training and evaluation read. Needs numpy and pyarrow alone."""
+"""Image and label chips joined by chip id and split, for training and evaluation. Needs numpy and pyarrow alone."""
 
 from __future__ import annotations
 

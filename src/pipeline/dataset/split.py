@@ -45,7 +45,9 @@ def smallest_pixel_m(grid: Grid) -> tuple[float, float]:
     return step(0.0, grid.res_y), step(grid.res_x, 0.0)
 
 
-def assign_blocks(counts: Array, config: SplitConfig, size_px: int, origin_px: int, buffer_px: tuple[float, float]) -> Blocks:
+def assign_blocks(
+    counts: Array, config: SplitConfig, size_px: int, origin_px: int, buffer_px: tuple[float, float]
+) -> Blocks:
     """Assign blocks to splits.
 
     Args:
@@ -83,14 +85,19 @@ def assign_blocks(counts: Array, config: SplitConfig, size_px: int, origin_px: i
 
 
 def _draw(
-    rng: np.random.Generator, counts: Array, filled: Array, config: SplitConfig, reach: tuple[int, int], folds: Array | None
+    rng: np.random.Generator,
+    counts: Array,
+    filled: Array,
+    config: SplitConfig,
+    reach: tuple[int, int],
+    folds: Array | None,
 ) -> Array:
     """One random assignment: test ground where a random field is high, validation where it is low."""
     codes = np.full(filled.shape, NONE, np.uint8)
     codes[filled] = 0
-    field = rng.standard_normal(filled.shape)
+    field: Array = np.asarray(rng.standard_normal(filled.shape))
     if config.kind == "block":
-        field = ndimage.gaussian_filter(field, rng.choice([0.0, 0.6, 1.0, 1.6]), mode="reflect")
+        field = np.asarray(ndimage.gaussian_filter(field, rng.choice([0.0, 0.6, 1.0, 1.6]), mode="reflect"))
     weights = np.where(filled, counts.sum(axis=2), 0).astype(float)
     if folds is None:
         _fill(codes, 2, -field, weights, config.fractions[2], filled)
@@ -117,7 +124,7 @@ def _fill(codes: Array, code: int, order: Array, weights: Array, fraction: float
 
 def near(mask: Array, reach: tuple[int, int]) -> Array:
     """Blocks within `reach` (down, across) of a block of `mask`, itself included."""
-    return ndimage.binary_dilation(mask, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1), bool))
+    return np.asarray(ndimage.binary_dilation(mask, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1), bool)))
 
 
 def _folds(counts: Array, filled: Array, folds: int) -> Array:

@@ -41,9 +41,11 @@ class ChipStore:
             meta = read_json(folder / "store.json")
             chips = np.load(folder / "chips.npy", mmap_mode="r", allow_pickle=False)
             bits = np.load(folder / "valid.npy", mmap_mode="r", allow_pickle=False)
-            table = pq.read_table(folder / "index.parquet")  # type: ignore[no-untyped-call]
+            table = pq.read_table(folder / "index.parquet")
         except (OSError, ValueError, pa.ArrowInvalid) as error:
-            raise DataError(f"the chip store {folder} cannot be read ({error}); delete the folder and cut it again") from None
+            raise DataError(
+                f"the chip store {folder} cannot be read ({error}); delete the folder and cut it again"
+            ) from None
         index = {name: np.asarray(table.column(name)) for name in table.column_names}
         if not len(chips) == len(bits) == len(index["chip_id"]) == meta["chips"]:
             raise DataError(f"the chip store {folder} is inconsistent: delete the folder and cut it again")
@@ -97,7 +99,9 @@ class StoreWriter:
         self.count += 1
 
     def _header(self, name: str) -> None:
-        tail = (self.bands, self.chip_px, self.chip_px) if name == "chips.npy" else (self.chip_px, -(-self.chip_px // 8))
+        tail = (
+            (self.bands, self.chip_px, self.chip_px) if name == "chips.npy" else (self.chip_px, -(-self.chip_px // 8))
+        )
         dtype = self.dtype if name == "chips.npy" else np.dtype(np.uint8)
         description = np.lib.format.dtype_to_descr(dtype)
         header = {"descr": description, "fortran_order": False, "shape": (self.count, *tail)}
@@ -118,7 +122,7 @@ class StoreWriter:
             handle.close()
             if len(np.load(self.folder / name, mmap_mode="r")) != self.count or length == 0:
                 raise DataError(f"{self.folder / name} could not be written")
-        pq.write_table(pa.table(self.columns), self.folder / "index.parquet")  # type: ignore[no-untyped-call]
+        pq.write_table(pa.table(self.columns), self.folder / "index.parquet")
         facts = {"chips": self.count, "bands": self.bands, "dtype": self.dtype.name, "chip_px": self.chip_px}
         write_json(self.folder / "store.json", {**meta, **facts, "sha256": self._digest.hexdigest()})
 
@@ -147,7 +151,9 @@ class writing:
         try:
             if kind is None:
                 if self.writer.count == 0:
-                    raise DataError(f"no chip has any data for {self._meta.get('source')}; check bbox, sources and margin")
+                    raise DataError(
+                        f"no chip has any data for {self._meta.get('source')}; check bbox, sources and margin"
+                    )
                 self.writer.finish(self._meta)
         except BaseException as problem:
             self.writer.close()

@@ -36,7 +36,7 @@ def write_confusion(path: Path, parts: list[dict[str, list[Any]]]) -> None:
     """Write ``confusion.parquet``: chip_id, split, truth, predicted, pixels (and checkpoint)."""
     columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
     with atomic_file(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)  # type: ignore[no-untyped-call]
+        pq.write_table(pa.table(columns), temporary)
 
 
 def write_predictions(folder: Path, name: str, predictions: Array, chip_ids: Array) -> None:
@@ -47,8 +47,14 @@ def write_predictions(folder: Path, name: str, predictions: Array, chip_ids: Arr
 
 
 def write_baseline(
-    run: str, spec: dict[str, Any], joined: Joined, predicted: dict[str, Array], hashes: dict[str, str], out: Path,
-    seconds: float, parameters: int | None = None,
+    run: str,
+    spec: dict[str, Any],
+    joined: Joined,
+    predicted: dict[str, Array],
+    hashes: dict[str, str],
+    out: Path,
+    seconds: float,
+    parameters: int | None = None,
 ) -> None:
     """Write the result folder of a prediction that no network made.
 

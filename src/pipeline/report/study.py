@@ -13,13 +13,13 @@ from rasterio.enums import Resampling
 
 from pipeline.config import load_classes, load_region
 from pipeline.errors import RunError
-from pipeline.files import atomic_folder, read_json
+from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.grid import Grid
 from pipeline.report import figures as draw
 from pipeline.report import panels
 from pipeline.report.render import render_report
 from pipeline.report.results import open_run, provenance
-from pipeline.report.table import best_run, build_table, read_csv, show, summary, write_csv, write_markdown
+from pipeline.report.table import best_run, build_table, read_csv, score_columns, summary, write_csv, write_markdown
 from pipeline.runs import Run, Study, expand_runs
 
 Log = Callable[[str], None]
@@ -27,18 +27,34 @@ OVERVIEW_PX = 1600
 
 
 def compare_runs(name: str, results: Path, data: Path, out: Path, log: Log) -> pd.DataFrame:
-    """Write ``table.csv``, ``table.md`` and ``summary.csv`` of study `name` to the folder `out`."""
+    """Write table.csv, table.md, summary.csv, metrics.json and curves.csv of study `name` to the folder `out`.
+
+    metrics.json holds the best network's scores, curves.csv every epoch of every network (run, epoch, losses, scores).
+    """
     study = expand_runs(name)
     table = build_table(study, results, _truth_folders(study, data))
     write_csv(table, out / "table.csv")
     write_markdown(table, out / "table.md", title=study.config.title or name, select=study.config.select)
     write_csv(summary(table), out / "summary.csv")
-    networks = table[table["kind"] == "run"]
-    if len(networks):
-        row = networks.set_index("run").loc[best_run(table, study.config.select)]
-        columns = [column for column in ("test_mean_iou", "test_accuracy", "truth_mean_iou") if column in row]
-        log(f"best of {len(networks)} networks: {row.name}, " + ", ".join(f"{c} {show(c, row[c])}" for c in columns))
+    best = best_run(table, study.config.select)
+    row = table[table["run"] == best].iloc[0]
+    scores = {name: float(row[name]) for name in score_columns(table) if pd.notna(row[name])}
+    write_json(out / "metrics.json", {"best_run": best, **scores})
+    write_csv(_curves(study, results), out / "curves.csv")
+    shown = [name for name in ("test_mean_iou", "test_accuracy", "truth_mean_iou") if name in scores]
+    networks = int((table["kind"] == "run").sum())
+    log(f"best of {networks} networks: {best}, " + ", ".join(f"{name} {scores[name]:.4f}" for name in shown))
     return table
+
+
+def _curves(study: Study, results: Path) -> pd.DataFrame:
+    parts = []
+    for run in study.runs:
+        if run.kind == "run":
+            history = pd.read_csv(results / "runs" / run.id / "history.csv")
+            history.insert(0, "run", run.id)
+            parts.append(history)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _truth_folders(study: Study, data: Path) -> dict[str, Path] | None:
@@ -57,7 +73,7 @@ def best_network(name: str, table: Path, results: Path) -> tuple[Run, Path]:
         raise RunError(
             f"{table} names the run {best}, which study {name!r} does not have; delete the table and start again"
         )
-    checkpoint = frame.set_index("run").loc[best, "checkpoint"]
+    checkpoint = str(frame[frame["run"] == best].iloc[0]["checkpoint"])
     return run, results / "runs" / best / "checkpoints" / f"{checkpoint}.safetensors"
 
 
@@ -101,7 +117,12 @@ def _draw_figures(
     captions["class_iou"] = draw.class_iou_bars(table, study.config.select, key["class_iou"])
     captions["confusion"] = draw.confusion_matrix(result.test, names, key["confusion"])
     captions["learning_curves"] = draw.learning_curves(study, results, key["learning_curves"], table)
-    splits = {split["name"]: split["facts"]["class_pixels"] for split in _splits(study, data)}
+    found = _splits(study, data)
+    several = len({split["region"] for split in found}) > 1
+    splits = {
+        f"{split['region']}, {split['name']}" if several else split["name"]: split["facts"]["class_pixels"]
+        for split in found
+    }
     captions["label_distribution"] = draw.label_distribution(
         splits, dict(zip(names, colours, strict=True)), key["label_distribution"]
     )

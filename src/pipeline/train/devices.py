@@ -26,7 +26,9 @@ def visible_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
-    return [str(number) for number, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))]
+    return [
+        str(number) for number, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))
+    ]
 
 
 def slot_folder() -> Path:
@@ -35,9 +37,7 @@ def slot_folder() -> Path:
 
 
 @contextmanager
-def device_slot(
-    log: Callable[[str], None], runs_per_gpu: int = 1, poll_s: float = 2.0
-) -> Iterator[str | None]:
+def device_slot(log: Callable[[str], None], runs_per_gpu: int = 1, poll_s: float = 2.0) -> Iterator[str | None]:
     """Yield the id of a GPU that is this job's until the block ends, or None on a machine without one.
 
     While every slot is taken it waits, having said so in one line. CUDA_VISIBLE_DEVICES is set to the device; enter

@@ -59,7 +59,9 @@ class Trainer:
     log: Callable[[str], None]
 
 
-def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Callable[[str], None]) -> None:
+def train(
+    run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Callable[[str], None]
+) -> None:
     """Train `run` as `spec` says and write ``run.json``, ``history.csv`` and ``checkpoints/`` below `out`.
 
     Args:
@@ -251,7 +253,7 @@ def _say(trainer: Trainer, row: dict[str, float]) -> None:
 
 
 def _train_epoch(trainer: Trainer, epoch: int) -> float:
-    """One pass over the training chips; returns the mean loss. An incomplete last batch is left out if a full exists."""
+    """One pass over the training chips; returns the mean loss. The incomplete last batch is left out."""
     settings, rows = trainer.spec["train"], trainer.joined.rows["train"]
     size = min(settings["batch_size"], len(rows))
     order = np.random.default_rng([trainer.spec["seed"], epoch]).permutation(len(rows))
@@ -264,7 +266,7 @@ def _train_epoch(trainer: Trainer, epoch: int) -> float:
         if time.monotonic() - last > 10:
             last = time.monotonic()
             trainer.log(f"epoch {epoch + 1}  step {step + 1}/{steps}  loss {total / (step + 1):.4f}")
-    return total / steps
+    return float(total / steps)
 
 
 def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
@@ -295,7 +297,9 @@ def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
 def _flip(images: Any, targets: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     """One of the eight symmetries of the square per chip, image and mask together."""
     images, targets = images.copy(), targets.copy()
-    for chip, (turns, mirror) in enumerate(zip(rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images)), strict=True)):
+    for chip, (turns, mirror) in enumerate(
+        zip(rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images)), strict=True)
+    ):
         image, target = np.rot90(images[chip], turns, (1, 2)), np.rot90(targets[chip], turns)
         images[chip] = image[:, :, ::-1] if mirror else image
         targets[chip] = target[:, ::-1] if mirror else target

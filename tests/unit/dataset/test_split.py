@@ -70,7 +70,9 @@ def ground_distances_m(grid: Grid, a: Any, b: Any, px: int) -> Any:
 
 @pytest.mark.parametrize("lat", [0.0, 50.0, 65.0])
 @pytest.mark.parametrize("buffer_m", [60.0, 150.0])
-def test_chips_of_different_splits_are_a_buffer_apart_on_the_ground(tmp_path: Path, lat: float, buffer_m: float) -> None:
+def test_chips_of_different_splits_are_a_buffer_apart_on_the_ground(
+    tmp_path: Path, lat: float, buffer_m: float
+) -> None:
     grid = a_grid(lat)
     labels, images = make_stores(tmp_path, grid, 128)
     config = SplitConfig(balance="osm", buffer_m=buffer_m, block_px=512)

@@ -217,7 +217,8 @@ def test_training_needs_no_geo_packages_and_no_config(region: Path, tmp_path: Pa
             "'segmentation_models_pytorch', 'torchvision', 'snakemake')",
             "sys.modules.update({name: None for name in hidden})",
             "import runpy",
-            f"sys.argv = ['train.py', '--run', 'x', '--spec', {str(tmp_path / 'run.json')!r}, '--data', {str(region)!r}, "
+            f"sys.argv = ['train.py', '--run', 'x', '--spec', {str(tmp_path / 'run.json')!r}, "
+            f"'--data', {str(region)!r}, "
             f"'--out', {str(tmp_path / 'out')!r}, '--work', {str(tmp_path / 'work')!r}]",
             f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')",
         ]

@@ -97,8 +97,8 @@ def surface_shares(
     _, surface = truth_classes(land, pad)
     rows, columns = shape
     step = CELL_M / SUBCELLS
-    x = west + (np.arange(columns * SUBCELLS) + 0.5) * step + 6.0
-    y = north - (np.arange(rows * SUBCELLS) + 0.5) * step + 5.0
+    x = west + (np.arange(columns * SUBCELLS) + 0.5) * step + 4.0
+    y = north - (np.arange(rows * SUBCELLS) + 0.5) * step + 3.0
     to_web = Transformer.from_crs(LANDCOVER_CRS, "EPSG:3857", always_xy=True)
     res = 2 * MERCATOR_HALF_M / (TILE_PX * 2**frame.zoom)
     origin = frame.mercator_transform
@@ -111,7 +111,7 @@ def surface_shares(
     seen = surface[np.clip(row, 0, size - 1), np.clip(col, 0, size - 1)]
     cells = seen.reshape(rows, SUBCELLS, columns, SUBCELLS)
     shares = np.stack([(cells == code).mean((1, 3), dtype=np.float32) for code in range(9)])
-    return np.stack([gaussian_filter(share, 0.75) for share in shares])
+    return np.stack([gaussian_filter(share, 0.6) for share in shares])
 
 
 def bilinear(corner: NDArray[np.float64], s: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,18 +132,18 @@ def classify(shares: FloatArray, rng: np.random.Generator) -> NDArray[np.uint8]:
     layers = [noise(rng, size, cell)[:rows, :columns] for cell in (3, 3, 8, 14, 4, 3, 6)]
     white = rng.standard_normal((6, rows, columns), np.float32)
     edge = np.clip(4 * shares[FOREST] * (1 - shares[FOREST]), 0, 1)
-    green_town = np.clip(0.50 + 0.36 * layers[0], 0.0, 1.0)
-    soil_as_town = np.clip(0.30 + 0.50 * layers[2], 0, 1)
+    green_town = np.clip(0.16 + 0.26 * layers[0], 0.0, 1.0)
+    soil_as_town = np.clip(0.02 + 0.40 * layers[2], 0, 1)
     soil = np.clip(0.25 + 0.25 * layers[3], 0, 1) * (1 - soil_as_town)
-    dry_crop = np.clip(0.50 * layers[4] - 0.45, 0, 1)
+    dry_crop = np.clip(0.50 * layers[4] - 0.6, 0, 1)
     score = np.stack([
         0.97 * shares[FOREST] + 0.22 * shares[GARDEN] * (layers[5] > 0.8),
-        0.95 * shares[GRASS] + green_town * shares[GARDEN] + 0.65 * shares[FOREST] * (layers[6] > 1.0),
-        0.92 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 0.6, 0, 1),
-        0.80 * shares[ROAD] + shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
+        0.95 * shares[GRASS] + green_town * shares[GARDEN] + 0.65 * shares[FOREST] * (layers[6] > 1.6),
+        0.72 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 1.0, 0, 1),
+        0.35 * shares[ROAD] + 0.9 * shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
         + soil_as_town * shares[BARE] + dry_crop * shares[ARABLE],
         soil * shares[BARE] + 0.25 * shares[YARD],
         shares[ARABLE] + (1 - soil - soil_as_town).clip(0) * shares[BARE] + 0.25 * shares[GRASS],
     ])  # fmt: skip
-    score += 0.18 * white
+    score += 0.11 * white
     return np.asarray(np.array([10, 20, 30, 40, 50, 60])[score.argmax(0)], np.uint8)
