@@ -58,15 +58,16 @@ def assign_blocks(
         buffer_px: (down, across) the buffer in pixels.
 
     Among many random assignments the one whose classes are spread most nearly as `fractions` asks is taken, with a
-    small price for training ground next to held-out ground. Raises DataError when no assignment keeps validation and
-    test apart.
+    small price for training ground next to held-out ground. With folds, test is 1 / folds of the ground and training
+    and validation share the rest in the proportion of their `fractions`. Raises DataError when no assignment keeps
+    validation and test apart.
     """
     empty = Blocks(np.full(counts.shape[:2], NONE, np.uint8), size_px, origin_px, buffer_px)
     filled = counts.sum(axis=2) > 0
     if filled.sum() < 3:
         raise DataError(f"only {int(filled.sum())} blocks of {size_px} px have labels; make block_px smaller")
     rng = np.random.default_rng(config.seed)
-    folds = _folds(counts, filled, config.folds) if config.folds is not None else None
+    folds = _folds(counts, filled, config, empty.reach) if config.folds is not None else None
     best: tuple[float, Array] | None = None
     for _ in range(1 if config.kind == "random" else TRIALS):
         codes = _draw(rng, counts, filled, config, empty.reach, folds)
@@ -95,9 +96,7 @@ def _draw(
     """One random assignment: test ground where a random field is high, validation where it is low."""
     codes = np.full(filled.shape, NONE, np.uint8)
     codes[filled] = 0
-    field: Array = np.asarray(rng.standard_normal(filled.shape))
-    if config.kind == "block":
-        field = np.asarray(ndimage.gaussian_filter(field, rng.choice([0.0, 0.6, 1.0, 1.6]), mode="reflect"))
+    field = _field(rng, filled.shape, config, (0.0, 0.6, 1.0, 1.6))
     weights = np.where(filled, counts.sum(axis=2), 0).astype(float)
     if folds is None:
         _fill(codes, 2, -field, weights, config.fractions[2], filled)
@@ -106,8 +105,24 @@ def _draw(
     allowed = filled & (codes == 0)
     if max(reach) > 0:
         allowed &= ~near(codes == 2, reach)
-    _fill(codes, 1, field, weights, config.fractions[1], allowed)
+    _fill(codes, 1, field, weights, _wanted(config)[1], allowed)
     return codes
+
+
+def _field(rng: np.random.Generator, shape: tuple[int, ...], config: SplitConfig, smooth: tuple[float, ...]) -> Array:
+    """Random numbers per block; those of a block split are smooth, so that its parts are patches."""
+    field: Array = np.asarray(rng.standard_normal(shape))
+    if config.kind == "block":
+        field = np.asarray(ndimage.gaussian_filter(field, rng.choice(list(smooth)), mode="reflect"))
+    return field
+
+
+def _wanted(config: SplitConfig) -> tuple[float, float, float]:
+    """The share of the ground that train, val and test should have."""
+    if config.folds is None:
+        return config.fractions
+    rest = (1 - 1 / config.folds) / (config.fractions[0] + config.fractions[1])
+    return config.fractions[0] * rest, config.fractions[1] * rest, 1 / config.folds
 
 
 def _fill(codes: Array, code: int, order: Array, weights: Array, fraction: float, allowed: Array) -> None:
@@ -127,26 +142,45 @@ def near(mask: Array, reach: tuple[int, int]) -> Array:
     return np.asarray(ndimage.binary_dilation(mask, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1), bool)))
 
 
-def _folds(counts: Array, filled: Array, folds: int) -> Array:
-    """Fold number of each block: bands of equal labelled area along the axis that balances the classes better."""
-    weights = counts.sum(axis=2)
-    options = []
-    for axis in (0, 1):
-        order = np.lexsort(np.indices(filled.shape)[[1 - axis, axis]].reshape(2, -1))
-        share = np.cumsum(weights.ravel()[order]) - weights.ravel()[order] / 2
-        number = np.empty(filled.size, int)
-        number[order] = np.minimum((share / weights.sum() * folds).astype(int), folds - 1)
-        fold = number.reshape(filled.shape)
-        per_fold = np.stack([counts[fold == k].sum(axis=0) for k in range(folds)])
-        options.append((float(np.abs(per_fold / np.maximum(counts.sum(axis=(0, 1)), 1) - 1 / folds).max()), axis, fold))
-    return min(options, key=lambda option: option[:2])[2]
+def _folds(counts: Array, filled: Array, config: SplitConfig, reach: tuple[int, int]) -> Array:
+    """Fold number of each block, the same whichever `fold` is asked for; -1 where there is no label.
+
+    Levels of a random smooth field, each with an equal share of the classes (a rare class weighs as much as a common
+    one). Of many draws the one that spreads the classes most evenly is taken, with a small price for blocks next to
+    another fold, where training chips are lost to the buffer.
+    """
+    assert config.folds is not None
+    rng = np.random.default_rng([config.seed, config.folds])
+    present = counts.sum(axis=(0, 1)) > 0
+    shares = (counts / np.maximum(counts.sum(axis=(0, 1)), 1))[..., present]
+    at = np.flatnonzero(filled.ravel())
+    weights = shares.mean(axis=2).ravel()[at]
+    best: tuple[float, Array] | None = None
+    for _ in range(1 if config.kind == "random" else TRIALS):
+        field = _field(rng, filled.shape, config, (0.6, 1.0, 1.6, 3.0))
+        order = np.argsort(field.ravel()[at], kind="stable")
+        middle = np.cumsum(weights[order]) - weights[order] / 2
+        fold = np.full(filled.shape, -1)
+        fold.ravel()[at[order]] = np.minimum((middle * config.folds).astype(int), config.folds - 1)
+        per_fold = np.stack([shares[fold == k].sum(axis=0) for k in range(config.folds)])
+        score = float(np.abs(per_fold * config.folds - 1).max())
+        if max(reach) > 0:
+            lost = [(near(fold == k, reach) & filled & (fold != k)).sum() for k in range(config.folds)]
+            score += 0.5 * float(np.mean(lost)) / (len(at) * (1 - 1 / config.folds))
+        if best is None or score < best[0]:
+            best = (score, fold)
+    assert best is not None
+    return best[1]
 
 
 def _score(codes: Array, counts: Array, config: SplitConfig, reach: tuple[int, int]) -> float:
-    """How far the classes' shares are from the fractions, relative to them; empty classes count heavily."""
+    """How far the classes' shares are from those wanted, relative to them; empty classes count heavily.
+
+    A fold's test set is given, so that only the shares of training and validation matter there.
+    """
     total = np.maximum(counts.sum(axis=(0, 1)), 1)
     worst = 0.0
-    for code, fraction in enumerate(config.fractions):
+    for code, fraction in enumerate(_wanted(config)[: 3 if config.folds is None else 2]):
         share = counts[codes == code].sum(axis=0) / total
         present = counts.sum(axis=(0, 1)) > 0
         off = np.abs(share - fraction)[present] / fraction

@@ -70,7 +70,7 @@ class ChipStore:
         at = np.clip(np.searchsorted(keys, chip_ids), 0, max(len(keys) - 1, 0))
         missing = chip_ids if len(keys) == 0 else chip_ids[keys[at] != chip_ids]
         if len(missing):
-            raise DataError(f"the chip store {self.folder} has no chip {missing[0]!r}")
+            raise DataError(f"the chip store {self.folder} has no chip {str(missing[0])!r}")
         return order[at]
 
 

@@ -1,0 +1,187 @@
+"""Studies expand into runs whose ids are stable promises."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.errors import ConfigError
+from pipeline.files import canonical_json, read_json
+from pipeline.runs import FROZEN_TRAIN, expand_runs, minimal, run_id
+from pipeline.schema import StudyTrain
+
+PROJECT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden_run_ids.json")
+DATA = {
+    "region": "demo",
+    "imagery": "summer",
+    "recipe": "osm",
+    "split": "blocks",
+    "normalize": "none",
+    "train_subset": None,
+}
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    """A spec with every setting at the frozen defaults, then `changes` by section."""
+    spec: dict[str, Any] = {
+        "version": 1,
+        "kind": "run",
+        "data": dict(DATA),
+        "model": {
+            "name": "unet",
+            "params": {"width": 64, "depth": 5, "dropout": 0.0, "bn_momentum": 0.01, "bn_eps": 0.001},
+        },
+        "loss": {"name": "focal", "params": {"alpha": 0.25, "gamma": 2.0, "reduction": "classes"}},
+        "train": dict(FROZEN_TRAIN),
+        "seed": 0,
+    }
+    for section, values in changes.items():
+        spec[section] = values if section == "seed" else {**spec[section], **values}
+    return spec
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    shutil.copytree(PROJECT / "config", tmp_path / "config")
+    return tmp_path / "config"
+
+
+def study(config: Path, **changes: Any) -> Any:
+    """Expand the demo study after `changes` to its file."""
+    yaml = YAML(typ="safe", pure=True)
+    content = yaml.load((PROJECT / "config" / "studies" / "demo.yaml").read_text())
+    content.update(changes)
+    with open(config / "studies" / "mine.yaml", "w") as handle:
+        yaml.dump({key: value for key, value in content.items() if value is not None}, handle)
+    expand_runs.cache_clear()
+    from pipeline import config as module
+
+    module._load.cache_clear()
+    return expand_runs("mine", config, PROJECT / "rules" / "variants")
+
+
+def test_golden_ids() -> None:
+    """These ids are in people's results folders: a change here is a new spec version."""
+    specs = {
+        "defaults": network(),
+        "another loss": network(loss={"name": "jaccard", "params": {"eps": 1e-5}}),
+        "dropout": network(model={"params": {**network()["model"]["params"], "dropout": 0.1}}),
+        "learning rate": network(train={"lr": 1e-4}),
+        "seed": network(seed=1),
+        "subset": network(data={"train_subset": 6400}),
+        "baseline": {
+            "version": 1,
+            "kind": "baseline",
+            "data": DATA,
+            "model": {"name": "constant", "params": {"label": ""}},
+            "seed": 0,
+        },
+    }
+    assert {name: run_id(spec) for name, spec in specs.items()} == read_json(GOLDEN)
+
+
+def test_the_frozen_defaults_are_those_of_the_config() -> None:
+    defaults = {key: value[0] for key, value in StudyTrain().model_dump().items()}
+    assert defaults == FROZEN_TRAIN
+
+
+def test_a_setting_at_its_default_is_not_in_the_hash() -> None:
+    assert minimal(network()) == {
+        "version": 1,
+        "kind": "run",
+        "seed": 0,
+        "data": {key: DATA[key] for key in ("region", "imagery", "recipe", "split")},
+        "model": {"name": "unet", "params": {}},
+        "loss": {"name": "focal", "params": {}},
+        "train": {},
+    }
+
+
+def test_numbers_and_key_order_do_not_change_an_id() -> None:
+    one = network(train={"lr": 1e-3, "epochs": 30})
+    other = dict(reversed(list(network(train={"lr": 0.001, "epochs": 30.0}).items())))
+    assert run_id(one) == run_id(other)
+    assert canonical_json({"b": 2.0, "a": [1e-3]}) == '{"a":[0.001],"b":2}'
+
+
+def test_every_combination_is_a_run(config: Path) -> None:
+    found = study(
+        config,
+        models=[{"unet": {"width": 8}}, {"unet": {"width": 4}}],
+        losses=["focal", {"jaccard": {"train": {"lr": [0.1, 0.2]}}}],
+        train={"lr": 0.05, "batch_size": [4, 8]},
+        seeds=[0, 1, 2],
+        baselines=None,
+    )
+    networks = [run for run in found.runs if run.kind == "run"]
+    assert len(networks) == 2 * (1 + 2) * 2 * 3
+    assert len({run.id for run in networks}) == len(networks)
+    assert {run.spec["train"]["lr"] for run in networks if run.spec["loss"]["name"] == "jaccard"} == {0.1, 0.2}
+    assert {run.spec["train"]["lr"] for run in networks if run.spec["loss"]["name"] == "focal"} == {0.05}
+    assert set(networks[0].varied) == {"model.name", "model.width", "loss.name", "train.lr", "train.batch_size"}
+
+
+def test_two_studies_share_a_run(config: Path) -> None:
+    one = {run.id for run in study(config).runs}
+    other = {run.id for run in study(config, losses=["focal"], title="another").runs}
+    assert len(other & one) == len(other) == 4
+
+
+def test_the_frankfurt_grid_has_108_runs(config: Path) -> None:
+    found = study(
+        config,
+        models=[{"unet": {"dropout": dropout, "width": width}} for dropout in (0, 0.1, 0.3) for width in (4, 5, 6)],
+        losses=["focal", "jaccard"],
+        train={"batch_size": [32, 64], "lr": [1e-3, 1e-4, 1e-5]},
+        baselines=None,
+    )
+    assert sum(run.kind == "run" for run in found.runs) == 108
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": ["unet"]}, r"mine\.yaml: model: unknown key; did you mean 'models'\? choices: .*models"),
+        ({"models": ["unnet"]}, r"models: no model 'unnet'; did you mean 'unet'\?"),
+        ({"models": [{"unet": {"widht": 8}}]}, r"model 'unet' has no parameter 'widht'; did you mean 'width'\?"),
+        ({"models": [{"unet": {"width": "wide"}}]}, r"width must be .* got 'wide'"),
+        ({"losses": [{"focal": {"gama": 2}}]}, r"loss 'focal' has no parameter 'gama'; did you mean 'gamma'\?"),
+        ({"losses": []}, r"losses: is empty"),
+        ({"models": []}, r"models: is empty"),
+        ({"losses": [3]}, r"losses: 3 is neither a name nor"),
+        ({"train": {"epoch": 3}}, r"train\.epoch: unknown key; did you mean 'epochs'\?"),
+        ({"train": {"lr": -1}}, r"train\.lr\.0: Input should be greater than 0, got -1"),
+        ({"train": {"lr": "fast"}}, r"train\.lr\.0: .*number.*got 'fast'"),
+        ({"losses": [{"focal": {"train": {"lrr": 1}}}]}, r"losses\.focal\.train: lrr: unknown key; did you mean 'lr'"),
+        ({"baselines": ["forest"]}, r"no rule 'forest' in .*; did you mean 'random_forest'\?"),
+        ({"baselines": [{"random_forest": {"tree": 1}}]}, r"'random_forest' has no parameter 'tree'"),
+        ({"select": "val_iou"}, r"select: .*'val_mean_iou'.*got 'val_iou'"),
+        ({"data": {**DATA, "split": "block"}}, r"data\.split: region 'demo' has no split 'block'; did you mean 'blocks'"),
+        ({"data": {**DATA, "imagery": "sumer"}}, r"data\.imagery: region 'demo' has no imagery 'sumer'"),
+        ({"data": {**DATA, "region": "dmo"}}, r"data\.region: .*regions/dmo\.yaml does not exist; did you mean 'demo'"),
+        ({"data": {**DATA, "recipe": "osn"}}, r"data\.recipe: .*recipes/osn\.yaml does not exist; did you mean 'osm'"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_line_with_place_value_and_choices(
+    config: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        study(config, **changes)
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_expanding_a_study_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pipeline.runs import expand_runs; expand_runs('demo'); "
+        "print([m for m in ('torch', 'rasterio', 'geopandas', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

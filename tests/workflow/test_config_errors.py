@@ -1,0 +1,80 @@
+"""A mistake in a config ends in one line that names the value, the place and the way out, before any job starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.project import Project
+
+pytestmark = pytest.mark.workflow
+
+STUDY = "config/studies/demo.yaml"
+REGION = "config/regions/demo.yaml"
+CLASSES = "config/classes/frankfurt.yaml"
+TARGET = "results/studies/demo/report.html"
+MAIN = "config/config.yaml"
+BANNER = "Using workflow specific profile "  # snakemake says so at every start
+
+# file, pattern, replacement, what the line must say
+MISTAKES = {
+    "wrong key": (STUDY, r"optimizer:", "optimiser:", [STUDY, "optimiser", "unknown key", "did you mean 'optimizer'?"]),
+    "unknown model": (STUDY, r"- unet:", "- unett:", [STUDY, "no model 'unett'", "did you mean 'unet'?", "smp"]),
+    "unknown loss": (STUDY, r"\[focal,", "[foca,", [STUDY, "no loss 'foca'", "did you mean 'focal'?", "jaccard"]),
+    "unknown parameter": (
+        STUDY,
+        r"\[focal,",
+        "[{focal: {gama: 2}},",
+        [STUDY, "'focal'", "no parameter 'gama'", "did you mean 'gamma'?", "alpha"],
+    ),
+    "no runs": (STUDY, r"losses: .*", "losses: []", [STUDY, "losses", "empty", "at least one"]),
+    "south above north": (
+        REGION,
+        r"bbox: \[(.*?), (.*?), (.*?), (.*?)\]",
+        r"bbox: [\1, \4, \3, \2]",
+        [REGION, "south 50.009504167", "north 49.991849727", "west, south, east, north"],
+    ),
+    "class index twice": (CLASSES, r"index: 1", "index: 0", [CLASSES, "index 0", "twice"]),
+    "missing file": (
+        REGION,
+        r"demo: \{seed: 7\}\n",
+        "",
+        [REGION, "truth", "'data/demo/source/truth.tif' does not exist", "Snakefile"],
+    ),
+    "unknown study in the main config": (MAIN, r"\[demo\]", "[demmo]", ["demmo", "did you mean 'demo'?"]),
+}
+
+
+def results(project: Project) -> list[Path]:
+    return [project.path(name) for name in ("data", "results", "work", "logs", "cache") if project.path(name).exists()]
+
+
+def one_line(project: Project, *targets: str) -> str:
+    done = project.snakemake("--cores", "1", *targets, status=1)
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(BANNER)]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert results(project) == []
+    return lines[0]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_value_place_and_choices(unbuilt: Project, mistake: str) -> None:
+    name, pattern, replacement, words = MISTAKES[mistake]
+    with unbuilt.edited(name, lambda text: re.sub(pattern, replacement, text, count=1)):
+        line = one_line(unbuilt, *([TARGET] if name != MAIN else []))
+    assert [word for word in words if word not in line] == [], line
+
+
+def test_an_unknown_study_on_the_command_line_is_one_line_with_the_choices(unbuilt: Project) -> None:
+    line = one_line(unbuilt, "results/studies/demmo/report.html")
+    assert "config/studies/demmo.yaml does not exist" in line
+    assert "did you mean 'demo'?" in line
+
+
+def test_only_the_studies_asked_for_are_validated(unbuilt: Project) -> None:
+    with unbuilt.added("config/studies/broken.yaml", "nonsense: true\n"):
+        assert any(job.rule == "train" for job in unbuilt.jobs(TARGET))
+        assert "broken.yaml: " in one_line(unbuilt, "results/studies/broken/report.html")
