@@ -29,11 +29,7 @@ rule download_imagery:
     log:
         "logs/download_imagery/{region}/{provider}/{shard}.log",
     params:
-        region=lambda wildcards: canonical_json(
-            load_region(wildcards.region)
-            .imagery[wildcards.provider]
-            .model_dump(mode="json")
-        ),
+        source=imagery_json,
     shell:
         "python {ROOT:q}/scripts/download_imagery.py --region {wildcards.region:q} --provider {wildcards.provider:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.raster:q} --manifest {output.manifest:q} "

@@ -14,7 +14,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 from pipeline import variants
-from pipeline.config import LandcoverLayer, load_main, load_recipe, load_region
+from pipeline.config import (
+    LandcoverLayer,
+    load_classes,
+    load_main,
+    load_recipe,
+    load_region,
+)
 from pipeline.errors import PipelineError
 from pipeline.files import canonical_json
 from pipeline.runs import expand_runs, find_run
@@ -91,6 +97,11 @@ def spec_json(wildcards, run=None):
     return canonical_json(spec_of(run or wildcards.run))
 
 
+def run_threads(wildcards):
+    """CPU threads of a run: part of what it is, never taken from --cores."""
+    return spec_of(wildcards.run)["train"]["threads"]
+
+
 def study_digest(wildcards):
     """A short text that changes when anything of the study does."""
     study = expand_runs(wildcards.study)
@@ -103,20 +114,42 @@ def study_digest(wildcards):
 
 
 def region_json(*keys):
-    """A params function: the parts of a region's config that a rule reads."""
+    """A params function: the parts of a region's config that a rule reads, the class scheme's content included."""
 
     def read(wildcards):
-        content = load_region(wildcards.region).model_dump(
-            mode="json", include=set(keys)
-        )
+        region = load_region(wildcards.region)
+        content = region.model_dump(mode="json", include=set(keys))
+        if "classes" in keys:
+            content["classes"] = load_classes(region.classes).model_dump(mode="json")
         return canonical_json(content)
 
     return read
 
 
 def recipe_json(wildcards):
-    """A recipe's content, as canonical JSON."""
-    return canonical_json(load_recipe(wildcards.recipe).model_dump(mode="json"))
+    """A recipe's content and the class scheme it paints with."""
+    scheme = load_classes(load_region(wildcards.region).classes)
+    recipe = load_recipe(wildcards.recipe)
+    return canonical_json(
+        [recipe.model_dump(mode="json"), scheme.model_dump(mode="json")]
+    )
+
+
+def imagery_json(wildcards):
+    """One imagery source's content."""
+    source = load_region(wildcards.region).imagery[wildcards.provider]
+    return canonical_json(source.model_dump(mode="json"))
+
+
+def split_json(wildcards):
+    """One split's content."""
+    split = load_region(wildcards.region).splits[wildcards.split]
+    return canonical_json(split.model_dump(mode="json"))
+
+
+def demo_seed(wildcards):
+    """The seed of the demo region."""
+    return load_region("demo").demo.seed
 
 
 def sources_of(wildcards):

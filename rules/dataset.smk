@@ -35,11 +35,7 @@ rule split_region:
     log:
         "logs/split_region/{region}/{split}.log",
     params:
-        split=lambda wildcards: canonical_json(
-            load_region(wildcards.region)
-            .splits[wildcards.split]
-            .model_dump(mode="json")
-        ),
+        split=split_json,
     shell:
         "python {ROOT:q}/scripts/split_region.py --region {wildcards.region:q} --split {wildcards.split:q} "
         "--grid {input.grid:q} --out {output.blocks:q} --picture {output.picture:q} --log {log:q}"

@@ -15,6 +15,6 @@ rule make_demo:
     log:
         "logs/make_demo.log",
     params:
-        seed=load_region("demo").demo.seed,
+        seed=demo_seed,
     shell:
         "python {ROOT:q}/scripts/make_demo.py --seed {params.seed:q} --out data/demo/source --log {log:q}"

@@ -9,8 +9,8 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from pipeline.config import ChipConfig, ClassEntry, ClassScheme
-from pipeline.dataset.chips import cut_image_chips, cut_label_chips
+from pipeline.config import ChipConfig, ClassEntry, ClassScheme, load_region
+from pipeline.dataset.chips import cut_chips, cut_image_chips, cut_label_chips
 from pipeline.dataset.store import ChipStore, positions, writing
 from pipeline.errors import DataError
 from pipeline.grid import Grid, web_mercator_grid
@@ -118,7 +118,7 @@ def test_equal_pixels_give_an_equal_sha256(tmp_path: Path) -> None:
 
 
 def test_margin_and_outermost_chips_are_left_out() -> None:
-    assert list(positions(100, 100, 20, 10, False))[0] == (10, 10)
+    assert next(positions(100, 100, 20, 10, False)) == (10, 10)
     assert len(list(positions(100, 100, 20, 10, False))) == 16
     assert list(positions(100, 100, 20, 10, True)) == [(30, 30), (30, 50), (50, 30), (50, 50)]
     assert list(positions(10, 100, 20, 0, False)) == []
@@ -150,3 +150,13 @@ def test_a_missing_chip_id_is_named(tmp_path: Path) -> None:
     assert store.rows_of(np.array(["a", "b", "a"])).tolist() == [1, 0, 1]
     with pytest.raises(DataError, match="no chip 'c'"):
         store.rows_of(np.array(["a", "c"]))
+
+
+def test_a_truth_off_the_grid_is_an_error_that_says_how_to_bring_it_there(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    grid = a_grid(1024)
+    truth = write_shards(tmp_path / "tif", replace(grid, left=grid.left + 3.0), np.zeros((1, grid.height, grid.width), np.uint8), None)
+    region = load_region("demo").model_copy(update={"truth": next(iter(truth.values()))})
+    with pytest.raises(DataError, match=r"r00c00.tif does not lie on the region's grid; .*gdalwarp -t_srs EPSG:3857"):
+        cut_chips(region, SCHEME, tmp_path, "truth", grid, tmp_path / "out", lambda _: None)

@@ -139,8 +139,8 @@ def classify(shares: FloatArray, rng: np.random.Generator) -> NDArray[np.uint8]:
     score = np.stack([
         0.97 * shares[FOREST] + 0.22 * shares[GARDEN] * (layers[5] > 0.8),
         0.95 * shares[GRASS] + green_town * shares[GARDEN] + 0.65 * shares[FOREST] * (layers[6] > 1.6),
-        0.72 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 1.0, 0, 1),
-        0.35 * shares[ROAD] + 0.9 * shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
+        0.58 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 1.0, 0, 1),
+        0.15 * shares[ROAD] + 0.85 * shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
         + soil_as_town * shares[BARE] + dry_crop * shares[ARABLE],
         soil * shares[BARE] + 0.25 * shares[YARD],
         shares[ARABLE] + (1 - soil - soil_as_town).clip(0) * shares[BARE] + 0.25 * shares[GRASS],
