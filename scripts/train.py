@@ -30,4 +30,4 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
-    run(lambda log: main(options, log), options.log)
+    run(lambda log: main(options, log), options.log, options.run)

@@ -18,8 +18,9 @@ class Log:
     A terminal that went away (snakemake killed) does not stop the work: only the file is written from then on.
     """
 
-    def __init__(self, path: Path | None = None, every_s: float = 10.0) -> None:
+    def __init__(self, path: Path | None = None, every_s: float = 10.0, name: str = "") -> None:
         self.every_s = every_s
+        self._prefix = f"{name}: " if name else ""
         self._last = time.monotonic()
         self._terminal = True
         self._file = None
@@ -33,7 +34,7 @@ class Log:
             self._file.write(text + "\n")
         if self._terminal:
             try:
-                print(text, file=sys.stderr, flush=True)
+                print(self._prefix + text, file=sys.stderr, flush=True)
             except OSError:
                 self._terminal = False
 
@@ -69,8 +70,8 @@ def reporting(log: Log) -> Iterator[None]:
         sys.exit(1)
 
 
-def run(job: Callable[[Log], None], log_path: Path | None) -> None:
-    """Run one job of the pipeline with a log and readable errors."""
-    log = Log(log_path)
+def run(job: Callable[[Log], None], log_path: Path | None, name: str = "") -> None:
+    """Run one job of the pipeline with a log and readable errors; `name` opens its lines on the terminal."""
+    log = Log(log_path, name=name)
     with reporting(log):
         job(log)

@@ -157,7 +157,7 @@ class Project:
 
     def jobs(self, *words: str) -> list[Job]:
         """The jobs of a dry run."""
-        return jobs_of(self.snakemake("-n", "--cores", "2", *words).text)
+        return jobs_of(self.snakemake("--quiet", "host", "-n", "--cores", "2", *words).text)
 
     def runs(self, study: str) -> list[dict[str, Any]]:
         """The runs of a study as this copy's config resolves them: id, kind, name, spec, varied."""
@@ -197,9 +197,9 @@ def jobs_of(text: str) -> list[Job]:
         rule = re.match(r"(?:local)?rule (\w+):", block)
         assert rule is not None
         fields = dict(re.findall(r"(?m)^    (input|wildcards): (.*)$", block))
-        pairs = (pair.split("=", 1) for pair in filter(None, fields.get("wildcards", "").split(", ")))
+        pairs = re.findall(r"(\w+)=([^,]*)", fields.get("wildcards", ""))
         inputs = tuple(filter(None, fields.get("input", "").split(", ")))
-        jobs.append(Job(rule[1], {key: value for key, value in pairs}, inputs))
+        jobs.append(Job(rule[1], dict(pairs), inputs))
     assert bool(jobs) != (NOTHING in text), f"neither jobs nor {NOTHING!r}:\n{text}"
     return jobs
 

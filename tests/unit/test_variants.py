@@ -28,7 +28,7 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def test_variants_are_the_files_with_a_build() -> None:
-    assert variants.names("losses") == ["focal", "jaccard"]
+    assert {"focal", "jaccard"} <= set(variants.names("losses"))
     assert {"unet", "smp"} <= set(variants.names("models"))
 
 
@@ -70,8 +70,8 @@ def test_whole_numbers_pass_for_floats() -> None:
 @pytest.mark.parametrize(
     ("where", "name", "params", "message"),
     [
-        ("losses", "focall", {}, "no loss 'focall'; did you mean 'focal'? choices: focal, jaccard"),
-        ("losses", 3, {}, "no loss 3; choices: focal, jaccard"),
+        ("losses", "focall", {}, "no loss 'focall'; did you mean 'focal'? choices: "),
+        ("losses", 3, {}, "no loss 3; choices: "),
         ("losses", ["focal"], {}, "no loss ['focal']; did you mean 'focal'?"),
         ("losses", "target", {}, "no loss 'target'; "),
         (

@@ -158,7 +158,12 @@ def test_the_prediction_is_a_map_of_the_region(demo: Project) -> None:
         with (
             rasterio.open(demo.path("data/demo/source/truth.tif")) as source,
             WarpedVRT(
-                source, crs=raster.crs, transform=raster.transform, width=raster.width, height=raster.height, nodata=IGNORE
+                source,
+                crs=raster.crs,
+                transform=raster.transform,
+                width=raster.width,
+                height=raster.height,
+                nodata=IGNORE,
             ) as warped,
         ):
             truth = warped.read(1)

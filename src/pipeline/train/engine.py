@@ -79,7 +79,7 @@ def train(
         hashes = data_hashes(data, spec["data"]) | {"code": code_hash}
         fingerprint = canonical_json({"spec": spec, "hashes": hashes})
         if waited and _already_done(out, fingerprint):
-            log(f"{run} was finished by the process that was waited for")
+            log("finished by the process that was waited for")
         else:
             _train(run, spec, hashes, fingerprint, data, out, work, log)
         shutil.rmtree(work, ignore_errors=True)
@@ -131,7 +131,7 @@ def _train(
     facts["seconds"] = round(time.monotonic() - begin + earlier, 1)
     write_json(out / "run.json", facts)
     best = {name: round(value, 4) for name, value in trainer.progress.best.items()}
-    log(f"{run}: {trainer.progress.epoch} epochs, best {best}")
+    log(f"{trainer.progress.epoch} epochs, best {best}")
 
 
 def _prepare(spec: Spec, data: Path, log: Callable[[str], None]) -> Trainer:

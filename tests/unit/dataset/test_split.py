@@ -158,6 +158,22 @@ def test_folds_test_every_block_once() -> None:
     assert (tested == 1).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_and_their_validation_ground_share_out_a_rare_class(seed: int) -> None:
+    """Two rectangles of ground with a gap between, and one class in a few places only, as in a real settlement."""
+    counts = np.zeros((20, 8, 2), np.int64)
+    rare = np.random.default_rng(seed).lognormal(0, 0.8, (6, 8)) * np.linspace(3, 0.3, 8)
+    counts[[0, 1, 2, 3, 18, 19], :, 1] = np.clip(rare * 5_000, 0, 200_000)
+    counts[[0, 1, 2, 3, 18, 19], :, 0] = 262_144 - counts[[0, 1, 2, 3, 18, 19], :, 1]
+    total = counts.sum(axis=(0, 1))
+    for fold in range(4):
+        config = SplitConfig(balance="osm", folds=4, fold=fold, block_px=512)
+        codes = assign_blocks(counts, config, 512, 0, (128.0, 128.0)).codes
+        test, val = (counts[codes == code].sum(axis=0) / total for code in (2, 1))
+        assert np.allclose(test, 1 / 4, atol=0.08)
+        assert np.allclose(val, 0.75 * 0.15 / 0.85, atol=0.06)
+
+
 def test_random_split_has_the_fractions_and_leaks() -> None:
     counts = np.ones((40, 40, 2), np.int64)
     codes = assign_blocks(counts, SplitConfig(balance="osm", kind="random"), 128, 0, (0.0, 0.0)).codes

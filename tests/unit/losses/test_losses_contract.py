@@ -115,7 +115,7 @@ def test_does_not_alter_its_arguments(name: str) -> None:
 
 
 def test_unknown_names_list_the_choices(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"no loss 'jacard'; did you mean 'jaccard'\? choices: focal, jaccard"):
+    with pytest.raises(ConfigError, match=r"no loss 'jacard'; did you mean 'jaccard'\? choices: .*focal.*jaccard"):
         losses.create("jacard")
     with pytest.raises(ConfigError, match=f"loss '{name}' has no parameter 'no_such'; "):
         losses.create(name, no_such=1)

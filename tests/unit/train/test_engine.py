@@ -166,7 +166,7 @@ def test_a_second_process_waits_for_the_first_and_adopts_its_result(region: Path
     threading.Timer(1.0, lambda: holder.communicate("go on\n")).start()
     lines = run_training(region, tmp_path / "run", spec)
     assert lines[0].startswith(f"process {holder.pid} is still working on work: waiting for it")
-    assert lines[-1] == "tiny-run was finished by the process that was waited for"
+    assert lines[-1] == "finished by the process that was waited for"
     assert len(lines) == 2
 
 

@@ -1,0 +1,53 @@
+"""Rule define_grid: a raster's own pixels, or those of the x/y/z pyramid over a box."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from pyproj import Geod, Transformer
+
+from tests.rules.conftest import LEFT, SIDE_PX, TOP
+from tests.support.project import Project
+
+pytestmark = pytest.mark.workflow
+
+
+def on_the_ground(grid: dict[str, float | str]) -> tuple[float, float]:
+    """Geodesic (width, height) of the pixel at the grid's centre, metres."""
+    to_lonlat = Transformer.from_crs(grid["crs"], "EPSG:4326", always_xy=True)
+    x = float(grid["left"]) + float(grid["res_x"]) * float(grid["width"]) / 2
+    y = float(grid["top"]) - float(grid["res_y"]) * float(grid["height"]) / 2
+    here = to_lonlat.transform(x, y)
+    geod = Geod(ellps="WGS84")
+    right = to_lonlat.transform(x + float(grid["res_x"]), y)
+    below = to_lonlat.transform(x, y - float(grid["res_y"]))
+    return geod.inv(*here, *right)[2], geod.inv(*here, *below)[2]
+
+
+def test_a_raster_keeps_its_own_pixels(meadow: Project) -> None:
+    grid = json.loads(meadow.path("data/meadow/grid.json").read_text())
+    assert (grid["left"], grid["top"], grid["res_x"], grid["res_y"]) == (LEFT, TOP, 1, 1)
+    assert (grid["width"], grid["height"], grid["shards"]) == (SIDE_PX, SIDE_PX, ["r00c00"])
+    assert "32632" in grid["crs"]
+    assert (grid["gsd_x_m"], grid["gsd_y_m"]) == pytest.approx(on_the_ground(grid), rel=1e-4)
+
+
+def test_a_zoom_gives_the_pixels_of_the_tile_pyramid_that_cover_the_box(meadow: Project) -> None:
+    grid = json.loads(meadow.path("data/north/grid.json").read_text())
+    size = 2 * math.pi * 6378137 / 2**18 / 256
+    assert (grid["res_x"], grid["res_y"]) == pytest.approx((size, size), rel=1e-12)
+    west, north = Transformer.from_crs("EPSG:4326", "EPSG:3857", always_xy=True).transform(25.0, 65.004)
+    east, south = Transformer.from_crs("EPSG:4326", "EPSG:3857", always_xy=True).transform(25.01, 65.0)
+    right, bottom = grid["left"] + grid["width"] * size, grid["top"] - grid["height"] * size
+    for inner, outer in ((west, grid["left"]), (bottom, south), (right, east), (grid["top"], north)):
+        assert abs(inner - outer) <= size * 1.01
+    assert grid["left"] <= west + 0.02 * size and right >= east - 0.02 * size
+    assert grid["top"] >= north - 0.02 * size and bottom <= south + 0.02 * size
+    offset = (grid["left"] + math.pi * 6378137) / size
+    assert offset == pytest.approx(round(offset), abs=1e-6)  # a tile's pixel is a grid's pixel
+    assert (grid["gsd_x_m"], grid["gsd_y_m"]) == pytest.approx(on_the_ground(grid), rel=1e-4)
+    assert grid["gsd_m"] == pytest.approx(size * math.cos(math.radians(65.002)), rel=5e-3)
+    rows, columns = (math.ceil(grid[side] / 512) for side in ("height", "width"))
+    assert grid["shards"] == [f"r{row:02d}c{column:02d}" for row in range(rows) for column in range(columns)]

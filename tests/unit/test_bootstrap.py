@@ -1,0 +1,110 @@
+"""tools/bootstrap.py: what it says on an old Python, when it installs, and how it mends a moved folder."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tools" / "bootstrap.py"
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, its project an empty folder, its pip a list of calls (`calls`)."""
+    spec = importlib.util.spec_from_file_location("bootstrap", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(module, "HERE", str(tmp_path))
+    monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
+    monkeypatch.setattr(module, "STAMP", str(tmp_path / ".venv" / ".installed"))
+    monkeypatch.setattr(module, "pip", lambda *words: calls.append(words))
+    monkeypatch.setattr(module, "calls", calls, raising=False)
+    return module
+
+
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 6, 9), (3, 5, 2)])
+def test_a_too_old_python_is_one_line(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.main()
+    message = str(caught.value.code)
+    assert f"Python {version[0]}.{version[1]} is too old" in message and "3.11" in message
+    assert "make PYTHON=" in message and "\n" not in message
+    assert bootstrap.calls == []
+
+
+def test_the_oldest_python_is_that_of_the_project(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == ">=" + ".".join(map(str, bootstrap.OLDEST))
+    monkeypatch.setattr(sys, "version_info", (*bootstrap.OLDEST, 0))
+    bootstrap.main()
+    assert len(bootstrap.calls) == 2
+
+
+def test_an_old_python_3_can_parse_the_script() -> None:
+    """Otherwise it would show a SyntaxError instead of its line; f-strings and annotated names came with 3.6."""
+    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 5))
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, newer)] == []
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if node.args.posonlyargs] == []
+
+
+def test_it_installs_once_and_again_when_the_pins_change(bootstrap: ModuleType, tmp_path: Path) -> None:
+    bootstrap.main()
+    assert [words[0] for words in bootstrap.calls] == ["install", "install"]
+    assert str(tmp_path / "requirements.lock") in bootstrap.calls[0]
+    bootstrap.main()
+    assert len(bootstrap.calls) == 2
+    (tmp_path / "requirements.lock").write_text("other pins")
+    bootstrap.main()
+    assert len(bootstrap.calls) == 4
+
+
+def test_an_installation_that_broke_off_is_repeated(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*words: str) -> None:
+        raise SystemExit("no network")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bootstrap, "pip", fail)
+        with pytest.raises(SystemExit):
+            bootstrap.main()
+    bootstrap.main()
+    assert len(bootstrap.calls) == 2
+
+
+def test_a_moved_folder_is_mended_without_installing_all(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap.main()
+    before, after = tmp_path, tmp_path.with_name(tmp_path.name + "_moved")
+    script = before / ".venv" / "bin" / "tool"
+    script.write_text(f"#!{before}/.venv/bin/python\nprint('{before}/data')\n")
+    binary = before / ".venv" / "bin" / "binary"
+    content = b"\0" + str(before / ".venv").encode()
+    binary.write_bytes(content)
+    before.rename(after)
+    for name, value in (("HERE", after), ("VENV", after / ".venv"), ("STAMP", after / ".venv" / ".installed")):
+        monkeypatch.setattr(bootstrap, name, str(value))
+    bootstrap.calls.clear()
+    bootstrap.main()
+    assert len(bootstrap.calls) == 1 and "--editable" in bootstrap.calls[0]
+    assert (after / ".venv" / "bin" / "tool").read_text().splitlines()[0] == f"#!{after}/.venv/bin/python"
+    assert (after / ".venv" / "bin" / "binary").read_bytes() == content
+    bootstrap.main()
+    assert len(bootstrap.calls) == 1
