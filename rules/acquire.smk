@@ -11,6 +11,8 @@ rule define_grid:
         "data/{region}/grid.json",
     log:
         "logs/define_grid/{region}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         region=region_json("bbox", "grid", "shard_px"),
     shell:
@@ -28,6 +30,8 @@ rule download_imagery:
         manifest="data/{region}/imagery/{provider}/{shard}.json",
     log:
         "logs/download_imagery/{region}/{provider}/{shard}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         source=imagery_json,
     shell:
@@ -46,6 +50,8 @@ rule extract_osm:
         summary="data/{region}/osm/summary.json",
     log:
         "logs/extract_osm/{region}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         region=region_json("bbox", "osm"),
     shell:
@@ -66,6 +72,8 @@ rule warp_landcover:
         summary="data/{region}/landcover/{source}.json",
     log:
         "logs/warp_landcover/{region}/{source}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         region=region_json("classes", "landcover"),
     shell:

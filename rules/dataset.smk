@@ -15,6 +15,8 @@ rule cut_chips:
         valid="data/{region}/chips/{store}/valid.npy",
     log:
         "logs/cut_chips/{region}/{store}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         region=region_json("classes", "chips", "truth"),
     shell:
@@ -34,6 +36,8 @@ rule split_region:
         picture="data/{region}/splits/{split}.png",
     log:
         "logs/split_region/{region}/{split}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         split=split_json,
     shell:

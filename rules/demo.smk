@@ -14,6 +14,8 @@ rule make_demo:
         tiles=directory("data/demo/source/tiles"),
     log:
         "logs/make_demo.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         seed=demo_seed,
     shell:

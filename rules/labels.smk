@@ -15,6 +15,8 @@ rule rasterize_labels:
         stats="data/{region}/labels/{recipe}/{shard}_stats.json",
     log:
         "logs/rasterize_labels/{region}/{recipe}/{shard}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         recipe=recipe_json,
     shell:

@@ -16,6 +16,8 @@ rule compare_runs:
         curves="results/studies/{study}/curves.csv",
     log:
         "logs/compare_runs/{study}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         study=study_digest,
     shell:
@@ -34,6 +36,8 @@ rule predict_region:
         "results/studies/{study}/prediction.tif",
     log:
         "logs/predict_region/{study}.log",
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         gpu=1,
     shell:
@@ -54,6 +58,8 @@ rule render_report:
         figures=directory("results/studies/{study}/figures"),
     log:
         "logs/render_report/{study}.log",
+    conda:
+        "../envs/pipeline.yaml"
     params:
         study=study_digest,
     shell:

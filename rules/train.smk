@@ -13,6 +13,9 @@ rule train:
         checkpoints=directory("results/runs/{run}/checkpoints"),
     log:
         "logs/train/{run}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: run_threads
     resources:
         gpu=1,
     params:
@@ -35,6 +38,9 @@ rule evaluate:
         predictions=directory("results/runs/{run}/predictions"),
     log:
         "logs/evaluate/{run}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: run_threads
     resources:
         gpu=1,
     shell:

@@ -31,13 +31,10 @@ def main(options: argparse.Namespace, log: Log) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--region", required=True)
-    parser.add_argument("--recipe", required=True)
-    parser.add_argument("--shard", required=True)
-    parser.add_argument("--grid", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--stats", type=Path, required=True)
+    for name in ("--region", "--recipe", "--shard"):
+        parser.add_argument(name, required=True)
+    for name in ("--grid", "--out", "--source", "--stats"):
+        parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     run(lambda log: main(options, log), options.log)

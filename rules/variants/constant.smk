@@ -13,6 +13,8 @@ rule constant:
         predictions=directory("results/runs/constant.{hash}/predictions"),
     log:
         "logs/constant/{hash}.log",
+    conda:
+        "../../envs/pipeline.yaml"
     params:
         spec=baseline_spec("constant"),
     shell:

@@ -13,6 +13,8 @@ rule landcover:
         predictions=directory("results/runs/landcover.{hash}/predictions"),
     log:
         "logs/landcover/{hash}.log",
+    conda:
+        "../../envs/pipeline.yaml"
     params:
         spec=baseline_spec("landcover"),
     shell:

@@ -13,6 +13,8 @@ rule random_forest:
         predictions=directory("results/runs/random_forest.{hash}/predictions"),
     log:
         "logs/random_forest/{hash}.log",
+    conda:
+        "../../envs/pipeline.yaml"
     params:
         spec=baseline_spec("random_forest"),
     shell:

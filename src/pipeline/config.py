@@ -97,6 +97,8 @@ def read_yaml(path: Path) -> Any:
 
 def validate(model: type[Model], raw: Any, place: str) -> Model:
     """Build `model` from `raw`; ConfigError in one line with `place`, the key, the value and the choices."""
+    if raw is None:
+        raise ConfigError(f"{place}: is empty; it needs {', '.join(_required(model))}")
     if not isinstance(raw, dict):
         raise ConfigError(f"{place}: must be a mapping of keys, got {type(raw).__name__}")
     try:
@@ -105,10 +107,17 @@ def validate(model: type[Model], raw: Any, place: str) -> Model:
         raise ConfigError(f"{place}: {_first_line(model, error)}") from None
 
 
+def _required(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if field.is_required()]
+
+
 def _first_line(model: type[BaseModel], error: ValidationError) -> str:
     details = error.errors(include_url=False)
     first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
-    where = ".".join(str(part) for part in first["loc"])
+    place = first["loc"]
+    if model in (StudyConfig, StudyTrain) and len(place) > 1 and isinstance(place[-1], int):
+        place = place[:-1]  # an axis: the value is shown, its position says nothing where there is one
+    where = ".".join(str(part) for part in place)
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         return f"{where}: unknown key; {choices(key, _keys_at(model, first['loc'][:-1]))}"

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     TypeAdapter,
     WithJsonSchema,
     model_validator,
@@ -201,7 +202,9 @@ class ChipConfig(Section):
 
     px: Annotated[int, Field(ge=8, le=4096)] = 128
     margin_px: Annotated[int, Field(ge=0, description="left out along the region's border")] = 0
-    drop_outer: Annotated[bool, Field(description="drop the outermost row and column of chips on each side")] = False
+    drop_outer: Annotated[StrictBool, Field(description="drop the outermost row and column of chips on each side")] = (
+        False
+    )
 
 
 class DemoConfig(Section):
@@ -293,7 +296,7 @@ class PolygonLayer(Section):
     layer: Literal["water", "buildings", "landuse"]
     tags: dict[str, list[str]] | None = Field(None, description="only areas with one of these tag values")
     label: str = Field(description="class to paint")
-    all_touched: bool = False
+    all_touched: StrictBool = False
 
 
 class LineLayer(Section):
@@ -307,7 +310,7 @@ class LineLayer(Section):
     )
     grades: list[str] | None = Field(None, description="tracktype values that a highway=track must have")
     lane_m: float | None = Field(None, gt=0, description="metres per lane, for lines with `lanes` and no `width`")
-    use_width_tag: bool = True
+    use_width_tag: StrictBool = True
 
     @model_validator(mode="after")
     def _positive(self) -> LineLayer:
@@ -370,7 +373,7 @@ class StudyTrain(Section):
     batch_size: axis(Annotated[int, Field(ge=1)]) = [32]  # type: ignore[valid-type]
     epochs: axis(Annotated[int, Field(ge=1)]) = [30]  # type: ignore[valid-type]
     patience: axis(Annotated[int, Field(ge=1, description="epochs without a better validation loss")]) = [5]  # type: ignore[valid-type]
-    flips: axis(Annotated[bool, Field(description="random flips and quarter turns, image and mask")]) = [False]  # type: ignore[valid-type]
+    flips: axis(Annotated[StrictBool, Field(description="random flips and quarter turns, image and mask")]) = [False]  # type: ignore[valid-type]
     precision: axis(Literal["fp32", "bf16"]) = ["fp32"]  # type: ignore[valid-type]
     threads: axis(Annotated[int, Field(ge=1, description="CPU threads of one run; part of what it is")]) = [1]  # type: ignore[valid-type]
 

@@ -129,3 +129,9 @@ def test_bad_yaml_names_file_and_line(config: Path) -> None:
     (config / "classes" / "bad.yaml").write_text("classes:\n  - {index: 0\n  - b\n")
     with pytest.raises(ConfigError, match=r"bad.yaml: line \d"):
         load_classes("bad", config)
+
+
+def test_an_empty_file_says_what_it_needs(config: Path) -> None:
+    (config / "regions" / "void.yaml").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"void.yaml: is empty; it needs grid, classes, imagery"):
+        load_region("void", config)

@@ -101,6 +101,9 @@ def test_repro_push_clone_pull_and_nothing_runs_again(origin: Repository) -> Non
     assert not clone.path("data").exists()
     there.run("make", "PYTHON=true", "pull")  # `true` in the place of Python: the set-up is not this test's
     assert clone.jobs(REPORT) == []
+    with clone.edited("config/recipes/osm.yaml", lambda text: text.replace("river: 12", "river: 13")):
+        # snakemake knows with which settings the pulled files were made
+        assert {job.rule for job in clone.jobs(REPORT)} >= {"rasterize_labels", "cut_chips", "train"}
     assert UP_TO_DATE in there.dvc("repro").text
     assert clone.path(REPORT).read_bytes() == project.path(REPORT).read_bytes()
     assert written(clone).keys() == before.keys()

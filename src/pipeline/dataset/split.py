@@ -96,7 +96,9 @@ def _draw(
     """One random assignment: test ground where a random field is high, validation where it is low."""
     codes = np.full(filled.shape, NONE, np.uint8)
     codes[filled] = 0
-    field = _field(rng, filled.shape, config, (0.0, 0.6, 1.0, 1.6))
+    field: Array = np.asarray(rng.standard_normal(filled.shape))
+    if config.kind == "block":
+        field = np.asarray(ndimage.gaussian_filter(field, rng.choice([0.0, 0.6, 1.0, 1.6]), mode="reflect"))
     weights = np.where(filled, counts.sum(axis=2), 0).astype(float)
     if folds is None:
         _fill(codes, 2, -field, weights, config.fractions[2], filled)
@@ -107,14 +109,6 @@ def _draw(
         allowed &= ~near(codes == 2, reach)
     _fill(codes, 1, field, weights, _wanted(config)[1], allowed)
     return codes
-
-
-def _field(rng: np.random.Generator, shape: tuple[int, ...], config: SplitConfig, smooth: tuple[float, ...]) -> Array:
-    """Random numbers per block; those of a block split are smooth, so that its parts are patches."""
-    field: Array = np.asarray(rng.standard_normal(shape))
-    if config.kind == "block":
-        field = np.asarray(ndimage.gaussian_filter(field, rng.choice(list(smooth)), mode="reflect"))
-    return field
 
 
 def _wanted(config: SplitConfig) -> tuple[float, float, float]:
@@ -145,9 +139,9 @@ def near(mask: Array, reach: tuple[int, int]) -> Array:
 def _folds(counts: Array, filled: Array, config: SplitConfig, reach: tuple[int, int]) -> Array:
     """Fold number of each block, the same whichever `fold` is asked for; -1 where there is no label.
 
-    Levels of a random smooth field, each with an equal share of the classes (a rare class weighs as much as a common
-    one). Of many draws the one that spreads the classes most evenly is taken, with a small price for blocks next to
-    another fold, where training chips are lost to the buffer.
+    Blocks are drawn one by one, so that each fold's ground resembles that of the others, and each fold gets an equal
+    share of the classes (a rare class weighs as much as a common one). Of many draws the one that spreads the classes
+    most evenly is taken, with a small price for blocks next to another fold, where the buffer takes training chips.
     """
     assert config.folds is not None
     rng = np.random.default_rng([config.seed, config.folds])
@@ -157,8 +151,7 @@ def _folds(counts: Array, filled: Array, config: SplitConfig, reach: tuple[int, 
     weights = shares.mean(axis=2).ravel()[at]
     best: tuple[float, Array] | None = None
     for _ in range(1 if config.kind == "random" else TRIALS):
-        field = _field(rng, filled.shape, config, (0.6, 1.0, 1.6, 3.0))
-        order = np.argsort(field.ravel()[at], kind="stable")
+        order = rng.permutation(len(at))
         middle = np.cumsum(weights[order]) - weights[order] / 2
         fold = np.full(filled.shape, -1)
         fold.ravel()[at[order]] = np.minimum((middle * config.folds).astype(int), config.folds - 1)

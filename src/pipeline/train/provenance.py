@@ -49,6 +49,7 @@ def run_code_hash(script: Path, spec: dict[str, Any]) -> str:
     from pipeline import variants
 
     families = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
-    chosen = [variants.module_path(family, spec[part]["name"]) for family, part in families]
+    named = [(family, spec[part]["name"]) for family, part in families]
+    chosen = [variants.module_path(family, name) for family, name in named if name in variants.names(family)]
     files = variants.closure(script, chosen)
     return code_hash(path if path.is_absolute() else variants.PROJECT / path for path in files)

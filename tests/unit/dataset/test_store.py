@@ -156,7 +156,8 @@ def test_a_truth_off_the_grid_is_an_error_that_says_how_to_bring_it_there(tmp_pa
     from dataclasses import replace
 
     grid = a_grid(1024)
-    truth = write_shards(tmp_path / "tif", replace(grid, left=grid.left + 3.0), np.zeros((1, grid.height, grid.width), np.uint8), None)
+    classes = np.zeros((1, grid.height, grid.width), np.uint8)
+    truth = write_shards(tmp_path / "tif", replace(grid, left=grid.left + 3.0), classes, None)
     region = load_region("demo").model_copy(update={"truth": next(iter(truth.values()))})
     with pytest.raises(DataError, match=r"r00c00.tif does not lie on the region's grid; .*gdalwarp -t_srs EPSG:3857"):
         cut_chips(region, SCHEME, tmp_path, "truth", grid, tmp_path / "out", lambda _: None)

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.acquire.demo.frame import FloatArray, Frame, noise
 from pipeline.acquire.demo.landscape import Landscape
-from pipeline.acquire.demo.scene import ARABLE, BARE, BUILDING, FOREST, GARDEN, GRASS, ROAD, WATER, YARD, truth_classes
+from pipeline.acquire.demo.scene import ARABLE, BARE, BUILDING, FOREST, GARDEN, GRASS, WATER, YARD, truth_classes
 from pipeline.grid import MERCATOR_HALF_M, TILE_PX
 
 JPEG_QUALITY = 80
@@ -139,8 +139,8 @@ def classify(shares: FloatArray, rng: np.random.Generator) -> NDArray[np.uint8]:
     score = np.stack([
         0.97 * shares[FOREST] + 0.22 * shares[GARDEN] * (layers[5] > 0.8),
         0.95 * shares[GRASS] + green_town * shares[GARDEN] + 0.65 * shares[FOREST] * (layers[6] > 1.6),
-        0.58 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 1.0, 0, 1),
-        0.15 * shares[ROAD] + 0.85 * shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
+        0.50 * shares[WATER] + 0.9 * edge * np.clip(layers[5] - 1.0, 0, 1),
+        0.60 * shares[BUILDING] + 0.9 * shares[YARD] + (1 - green_town) * shares[GARDEN]
         + soil_as_town * shares[BARE] + dry_crop * shares[ARABLE],
         soil * shares[BARE] + 0.25 * shares[YARD],
         shares[ARABLE] + (1 - soil - soil_as_town).clip(0) * shares[BARE] + 0.25 * shares[GRASS],
