@@ -31,7 +31,8 @@ format: setup    ## format everything
 	@$(BIN)/snakefmt Snakefile rules
 
 test: lint       ## lint, then the tests that take minutes, the demo end to end among them
-	@$(BIN)/pytest -m "not slow and not real"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not real" tests/unit
+	@$(BIN)/pytest -m "not slow and not real" tests/rules tests/workflow
 
 test-real: setup ## the tests on real data in REAL_DATA_DIR
 	@$(BIN)/pytest -m "real and not slow"

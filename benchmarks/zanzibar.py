@@ -20,7 +20,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = "zanzibar"
-PARTS = ("config", "profiles", "rules", "scripts", "src", "Snakefile", "pyproject.toml")
+PARTS = ("config", "envs", "profiles", "rules", "scripts", "src", "Snakefile", "pyproject.toml")
 SITE = Path("openaerialmap", "zanzibar")
 
 

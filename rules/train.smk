@@ -44,4 +44,5 @@ rule evaluate:
     resources:
         gpu=1,
     shell:
-        "python {ROOT:q}/scripts/evaluate.py --run results/runs/{wildcards.run:q} --data data --log {log:q}"
+        "python {ROOT:q}/scripts/evaluate.py --run results/runs/{wildcards.run:q} --data data "
+        "--work work/{wildcards.run:q} --log {log:q}"

@@ -19,7 +19,7 @@ def main(options: argparse.Namespace, log: Log) -> None:
         region.imagery[options.provider],
         grid,
         grid.shard(options.shard),
-        Path("cache/tiles") / options.region / options.provider / f"{options.shard}.sqlite",
+        Path("cache") / options.region,
         options.out,
         options.manifest,
         zoom=region.grid.zoom,

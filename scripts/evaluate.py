@@ -13,13 +13,14 @@ def main(options: argparse.Namespace, log: Log) -> None:
     with device_slot(log):
         from pipeline.evaluate.network import evaluate
 
-        evaluate(options.run, options.data, log)
+        evaluate(options.run, options.data, options.work, log)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     run(lambda log: main(options, log), options.log, options.run.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.command import Log, run
 from pipeline.config import load_region
 from pipeline.grid import Grid
-from pipeline.report.study import best_network
+from pipeline.report.best import best_network
 from pipeline.train.devices import device_slot
 
 

@@ -86,6 +86,8 @@ def main():
     if sys.version_info < OLDEST:
         have = "%d.%d" % sys.version_info[:2]
         sys.exit("setup: Python %s is too old, 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11" % have)
+    if os.path.islink(VENV):
+        return  # somebody else's environment: used as it is
     pins, place = read_stamp()
     if pins != wanted():
         install()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -52,6 +53,10 @@ class Brief:
         path = self.project.path(f"logs/train/{self.run}.log")
         return path.read_text() if path.is_file() else ""
 
+    def epochs(self) -> int:
+        """Full epochs so far, those before an earlier kill included."""
+        return max([0, *map(int, re.findall(rf"epoch (\d+)(?:/{EPOCHS} |\n)", self.log()))])
+
     def pid(self) -> int | None:
         """The training process, as its lock names it."""
         path = self.work / "lock"
@@ -65,10 +70,9 @@ class Brief:
     def kill(self, victim: str, running: Running, epochs: int, fraction: float) -> int:
         """Kill within the epoch after `epochs` full ones, or at its end; the pid of the training."""
         pid = int(wait_until(self.pid, "the training", RUN_TIMEOUT_S))
-        if epochs:
-            wait_until(lambda: f"epoch {epochs}/{EPOCHS} " in self.log(), f"epoch {epochs}", RUN_TIMEOUT_S)
+        wait_until(lambda: self.epochs() >= epochs, f"epoch {epochs}", RUN_TIMEOUT_S)
         end = time.monotonic() + fraction * self.epoch_s
-        while time.monotonic() < end and f"epoch {epochs + 1}/{EPOCHS} " not in self.log():  # epochs may be faster now
+        while time.monotonic() < end and self.epochs() <= epochs:  # they may be faster than in the quiet run
             time.sleep(0.02)
         assert self.pid() == pid, "the training ended before it was killed"
         if victim == "both":

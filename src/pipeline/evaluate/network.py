@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from pipeline.train.checkpoint import load_checkpoint
 from pipeline.train.inference import Scaler, score_chips
 
 
-def evaluate(run: Path, data: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
 
     Both checkpoints are scored on every chip of val and test; predictions of the test chips are kept per checkpoint
-    as ``predictions/test-<checkpoint>.npy``. Returns the content of metrics.json.
+    as ``predictions/test-<checkpoint>.npy``. The resume state in the folder `work` is deleted: the run is complete.
+    Returns the content of metrics.json.
     """
     facts = read_json(run / "run.json")
     spec = facts["spec"]
@@ -57,4 +59,5 @@ def evaluate(run: Path, data: Path, log: Callable[[str], None]) -> dict[str, Any
             )
     write_confusion(run / "confusion.parquet", parts)
     write_json(run / "metrics.json", metrics)
+    shutil.rmtree(work, ignore_errors=True)
     return metrics

@@ -12,7 +12,6 @@ import rasterio
 from rasterio.enums import Resampling
 
 from pipeline.config import load_classes, load_region
-from pipeline.errors import RunError
 from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.grid import Grid
 from pipeline.report import figures as draw
@@ -20,7 +19,7 @@ from pipeline.report import panels
 from pipeline.report.render import render_report
 from pipeline.report.results import open_run, provenance
 from pipeline.report.table import best_run, build_table, read_csv, score_columns, summary, write_csv, write_markdown
-from pipeline.runs import Run, Study, expand_runs
+from pipeline.runs import Study, expand_runs
 
 Log = Callable[[str], None]
 OVERVIEW_PX = 1600
@@ -61,20 +60,6 @@ def _truth_folders(study: Study, data: Path) -> dict[str, Path] | None:
     regions = {run.spec["data"]["region"] for run in study.runs}
     folders = {region: data / region / "chips" / "truth" for region in regions if load_region(region).truth}
     return folders or None
-
-
-def best_network(name: str, table: Path, results: Path) -> tuple[Run, Path]:
-    """The best network of study `name` by its `select` score, and the checkpoint that has this score."""
-    study = expand_runs(name)
-    frame = read_csv(table)
-    best = best_run(frame, study.config.select)
-    run = next((run for run in study.runs if run.id == best), None)
-    if run is None:
-        raise RunError(
-            f"{table} names the run {best}, which study {name!r} does not have; delete the table and start again"
-        )
-    checkpoint = str(frame[frame["run"] == best].iloc[0]["checkpoint"])
-    return run, results / "runs" / best / "checkpoints" / f"{checkpoint}.safetensors"
 
 
 def render_study(

@@ -70,7 +70,8 @@ def train(
         code_hash: of the code that this run executes.
         data: folder of the regions' data.
         out: ``results/runs/<run>``.
-        work: ``work/<run>``, deleted on success.
+        work: ``work/<run>``; it stays until the run is scored, so that a training that outlived its snakemake and
+            ended is published again from its last state, not repeated.
         log: takes one line of text.
 
     Raises DataError for broken chip stores and RunError for a loss that is not finite or a device out of memory.
@@ -82,7 +83,6 @@ def train(
             log("finished by the process that was waited for")
         else:
             _train(run, spec, hashes, fingerprint, data, out, work, log)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _already_done(out: Path, fingerprint: str) -> bool:

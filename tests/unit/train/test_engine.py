@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pipeline.errors import RunError
 from pipeline.evaluate.network import evaluate
 from pipeline.files import read_json
 from pipeline.train.engine import train
+from pipeline.train.provenance import run_code_hash
 from tests.support.tiny import a_spec, write_region
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "train.py"
@@ -69,7 +71,7 @@ def wait_for_line(process: subprocess.Popen[str], words: str) -> list[str]:
 
 def test_it_learns_and_writes_what_the_table_needs(region: Path, tmp_path: Path) -> None:
     lines = run_training(region, tmp_path, a_spec(epochs=12))
-    metrics = evaluate(tmp_path / "out", region, lines.append)
+    metrics = evaluate(tmp_path / "out", region, tmp_path / "work", lines.append)
     assert max(entry["test"]["mean_iou"] for entry in metrics["checkpoints"].values()) > 0.9
     facts = read_json(tmp_path / "out" / "run.json")
     assert set(facts["hashes"]) == {"images", "labels", "split", "code"}
@@ -82,7 +84,7 @@ def test_it_learns_and_writes_what_the_table_needs(region: Path, tmp_path: Path)
 
 def test_the_kept_checkpoints_are_those_of_the_best_epochs(region: Path, tmp_path: Path) -> None:
     run_training(region, tmp_path, a_spec(epochs=6))
-    metrics = evaluate(tmp_path / "out", region, lambda _: None)["checkpoints"]
+    metrics = evaluate(tmp_path / "out", region, tmp_path / "work", lambda _: None)["checkpoints"]
     rows = history(tmp_path)
     for name, column, score in (
         ("best_accuracy", "val_accuracy", "accuracy"),
@@ -117,6 +119,20 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(region: P
     assert any("resumed after epoch" in line for line in lines)
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
     assert same_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_finished_training_whose_results_were_deleted_is_published_again_not_repeated(
+    region: Path, tmp_path: Path
+) -> None:
+    """What snakemake does to the outputs of a training that outlived it."""
+    spec = a_spec(epochs=2)
+    run_training(region, tmp_path, spec)
+    before = weights(tmp_path), history(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    lines = run_training(region, tmp_path, spec)
+    assert not any(line.startswith("epoch") for line in lines)
+    after = weights(tmp_path), history(tmp_path)
+    assert after[1] == before[1] and all(np.array_equal(after[0][key], before[0][key]) for key in before[0])
 
 
 def test_state_of_another_code_or_data_is_discarded(region: Path, tmp_path: Path) -> None:
@@ -179,7 +195,7 @@ def test_a_second_process_takes_over_when_the_first_is_killed(region: Path, tmp_
     process.wait()
     holder = hold_lock(tmp_path / "run", tmp_path / "nothing")
     threading.Timer(1.0, holder.kill).start()
-    lines = run_training(region, tmp_path / "run", spec)
+    lines = run_training(region, tmp_path / "run", spec, code=run_code_hash(SCRIPT, spec))  # as the script has it
     assert f"process {holder.pid} is still working" in lines[0]
     assert lines[1].startswith("resumed after epoch")
     assert same_weights(tmp_path / "run", tmp_path / "whole")
@@ -201,7 +217,7 @@ def test_a_loss_that_is_not_finite_names_epoch_batch_and_chips(region: Path, tmp
 def test_pixels_without_imagery_are_not_scored(tmp_path: Path) -> None:
     data = write_region(tmp_path / "data", invalid=True)
     run_training(data, tmp_path, a_spec(epochs=1))
-    evaluate(tmp_path / "out", data, lambda _: None)
+    evaluate(tmp_path / "out", data, tmp_path / "work", lambda _: None)
     import pyarrow.parquet as pq
 
     table = pq.read_table(tmp_path / "out" / "confusion.parquet").to_pandas()
@@ -209,21 +225,24 @@ def test_pixels_without_imagery_are_not_scored(tmp_path: Path) -> None:
     assert (per_chip == 32 * 28).all()
 
 
+WITHOUT_GEO = """
+import runpy
+from importlib.machinery import PathFinder
+
+HIDDEN = {"rasterio", "geopandas", "osmium", "pyogrio", "pyproj", "shapely", "ruamel", "scipy", "pandas",
+          "segmentation_models_pytorch", "torchvision", "snakemake"}
+
+find = PathFinder.find_spec  # as if they were not installed: nothing is found
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] in HIDDEN else find(name, *more)
+runpy.run_path("SCRIPT", run_name="__main__")
+"""
+
+
 def test_training_needs_no_geo_packages_and_no_config(region: Path, tmp_path: Path) -> None:
-    block = "; ".join(
-        [
-            "import sys",
-            "hidden = ('rasterio', 'geopandas', 'osmium', 'pyogrio', 'pyproj', 'shapely', 'ruamel', 'scipy', 'pandas', "
-            "'segmentation_models_pytorch', 'torchvision', 'snakemake')",
-            "sys.modules.update({name: None for name in hidden})",
-            "import runpy",
-            f"sys.argv = ['train.py', '--run', 'x', '--spec', {str(tmp_path / 'run.json')!r}, "
-            f"'--data', {str(region)!r}, "
-            f"'--out', {str(tmp_path / 'out')!r}, '--work', {str(tmp_path / 'work')!r}]",
-            f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')",
-        ]
-    )
     (tmp_path / "run.json").write_text(json.dumps({"spec": a_spec(epochs=1)}))
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    (tmp_path / "without_geo.py").write_text(WITHOUT_GEO.replace("SCRIPT", str(SCRIPT)))
+    command = [sys.executable, str(tmp_path / "without_geo.py"), "--run", "x", "--spec", str(tmp_path / "run.json")]
+    command += ["--data", str(region), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "checkpoints" / "best_accuracy.safetensors").is_file()
