@@ -41,7 +41,7 @@ test-all: lint   ## everything, also what is slow or needs real data
 	@$(BIN)/pytest
 
 bench: setup     ## time, memory and no-op of the demo study
-	@$(BIN)/python benchmarks/demo.py
+	@$(BIN)/python -m benchmarks.demo
 
 pull: setup      ## fetch results with DVC and tell snakemake that they are up to date
 	@$(BIN)/dvc pull

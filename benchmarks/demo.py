@@ -7,7 +7,6 @@ the last row is the same command again, with nothing to do.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,20 +16,7 @@ from pathlib import Path
 
 import psutil
 
-PROJECT = Path(__file__).resolve().parents[1]
-TARGET = "results/studies/demo/report.html"
-
-
-def copy_project(folder: Path) -> None:
-    """Copy what git knows or would add; the virtual environment is linked."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, folder / name)
-    (folder / ".venv").symlink_to(PROJECT / ".venv")
+from benchmarks.project import copy_project
 
 
 def tree_pss(process: psutil.Process) -> int:
@@ -45,8 +31,8 @@ def tree_pss(process: psutil.Process) -> int:
 
 
 def measure(folder: Path) -> tuple[float, int, str]:
-    """Seconds, peak PSS in bytes and output of one build of the demo study."""
-    command = [".venv/bin/snakemake", "--cores", "2", TARGET]
+    """Seconds, peak PSS in bytes and output of one `make`."""
+    command = ["make", "--no-print-directory", "CORES=2"]
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
@@ -77,10 +63,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-demo-") as name:
         folder = Path(name)
         copy_project(folder)
+        load = os.getloadavg()[0]
         first = measure(folder)
         second = measure(folder)
         cores = len(os.sched_getaffinity(0))
-        print(f"demo study, {cores} cores, load before and after {os.getloadavg()[0]:.1f}\n")
+        print(f"demo study, {cores} cores, load {load:.1f} before\n")
         print("| what | seconds | peak PSS, GiB | jobs |")
         print("|---|---:|---:|---:|")
         for title, (seconds, peak, text) in (("`make`", first), ("`make` again", second)):

@@ -1,6 +1,6 @@
 """Four folds over the buildings of a place on Zanzibar: a narrow U-Net, a random forest, and no building at all.
 
-    REAL_DATA_DIR=<folder> .venv/bin/python benchmarks/zanzibar.py
+    REAL_DATA_DIR=<folder> .venv/bin/python -m benchmarks.zanzibar
 
 builds the study `zanzibar` on the CPU with the pipeline's own rules in a copy of the project under tmp/zanzibar, where
 data/zanzibar/source is a link to REAL_DATA_DIR/openaerialmap/zanzibar, and prints the tables of docs/results.md. A
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.project import ROOT, copy_project
+
 STUDY = "zanzibar"
-PARTS = ("config", "envs", "profiles", "rules", "scripts", "src", "Snakefile", "pyproject.toml")
 SITE = Path("openaerialmap", "zanzibar")
 
 
@@ -35,19 +34,8 @@ def real_site() -> Path:
     return site
 
 
-def copy_project(folder: Path, site: Path) -> None:
-    """Copy what snakemake runs to `folder`, times kept, and link the site's sources to where the region expects them.
-
-    Data and results already in `folder` stay.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in PARTS:
-        source, target = ROOT / name, folder / name
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy2(source, target)
+def link_site(folder: Path, site: Path) -> None:
+    """Link the site's tiles and extract to where the region expects them in the copy `folder`."""
     link = folder / "data" / "zanzibar" / "source"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
@@ -94,7 +82,9 @@ def model_label(row: dict[str, object]) -> str:
 
 def main(options: argparse.Namespace) -> None:
     """Build the study and print its tables."""
-    copy_project(options.folder, real_site())
+    site = real_site()
+    copy_project(options.folder)
+    link_site(options.folder, site)
     results = options.folder / "results" / "studies" / STUDY
     wanted = ["report.html"] if options.report else []
     run_snakemake(

@@ -11,40 +11,18 @@ import pyogrio
 import pytest
 import rasterio
 from PIL import Image
-from pyproj import Geod
 from scipy import ndimage
 
 from pipeline.acquire.osm import extract_osm
-from pipeline.config import ClassScheme, RecipeConfig
-from pipeline.grid import Grid
-from pipeline.labels.rasterize import rasterize_labels
+from pipeline.files import read_json
+from tests.support.project import Project, write_blocks
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif("REAL_DATA_DIR" not in os.environ, reason="REAL_DATA_DIR is not set: no real data to read"),
 ]
-ROAD, WATER = 0, 1
-SCHEME = ClassScheme.model_validate(
-    {
-        "classes": [
-            {"index": ROAD, "name": "road", "colour": (255, 40, 40)},
-            {"index": WATER, "name": "water", "colour": (40, 90, 255)},
-        ]
-    }
-)
-RECIPE = RecipeConfig.model_validate(
-    {
-        "layers": {
-            "water": {"kind": "areas", "layer": "water", "label": "water"},
-            "roads": {
-                "kind": "lines",
-                "layer": "roads",
-                "label": "road",
-                "widths_m": {"primary": 14, "trunk": 14, "secondary": 9, "tertiary": 6, "unclassified": 6},
-            },
-        }
-    }
-)
+ROAD, WATER = 1, 2  # as docs/your-region.md numbers them
+COLOURS = {ROAD: (255, 40, 40), WATER: (40, 90, 255)}
 
 
 def data(name: str) -> Path:
@@ -56,23 +34,30 @@ def data(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def swellendam(tmp_path_factory):
-    """(image [rows, cols, 3], labels, sources, stats) of the whole Swellendam raster, on its own grid."""
-    folder = tmp_path_factory.mktemp("swellendam")
-    with rasterio.open(data("swellendam/swellendam_rgb_2.5m_4326.tif")) as raster:
-        image = raster.read().transpose(1, 2, 0)
-        a, e, bounds = raster.transform.a, -raster.transform.e, raster.bounds
-    geod, lon, lat = Geod(ellps="WGS84"), (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2
-    gsd_x_m, gsd_y_m = geod.inv(lon, lat, lon + a, lat)[2], geod.inv(lon, lat, lon, lat + e)[2]
-    rows, cols = image.shape[:2]
-    grid = Grid("EPSG:4326", bounds.left, bounds.top, a, e, cols, rows, gsd_x_m, gsd_y_m, 8192)
-    layers = folder / "layers.gpkg"
-    extract_osm(data("swellendam/swellendam.osm.pbf"), tuple(bounds), layers, folder / "osm.json", log=print)
-    out, source = folder / "labels.tif", folder / "source.tif"
-    stats = rasterize_labels(
-        RECIPE, SCHEME, grid, grid.shards()[0], layers, {}, out, source, folder / "stats.json", log=print
-    )
-    with rasterio.open(out) as labels, rasterio.open(source) as sources:
-        return image, labels.read(1), sources.read(1), stats
+    """(folder of data, image [rows, cols, 3], labels, sources, stats): what the rules make of docs/your-region.md."""
+    project = Project.of_sources(tmp_path_factory.mktemp("swellendam"))
+    write_blocks(project, "docs/your-region.md")
+    folder = project.path("data/swellendam")
+    (folder / "source").mkdir(parents=True)
+    (folder / "source" / "aerial.tif").symlink_to(data("swellendam/swellendam_rgb_2.5m_4326.tif").resolve())
+    (folder / "source" / "area.osm.pbf").symlink_to(data("swellendam/swellendam.osm.pbf").resolve())
+    made = [f"data/swellendam/{name}/r00c00.tif" for name in ("imagery/aerial", "labels/roads_water")]
+    project.snakemake("--cores", "2", *made, PYTHONPATH=str(project.path("src")), timeout_s=300)
+    with rasterio.open(project.path(made[0])) as image, rasterio.open(project.path(made[1])) as labels:
+        assert image.transform == labels.transform and image.crs == labels.crs
+        pixels = image.read().transpose(1, 2, 0), labels.read(1)
+    with rasterio.open(folder / "labels" / "roads_water" / "r00c00_source.tif") as sources:
+        return folder, *pixels, sources.read(1), read_json(folder / "labels" / "roads_water" / "r00c00_stats.json")
+
+
+def test_the_grid_and_the_pixels_are_the_files_own(swellendam):
+    folder, image, _, _, _ = swellendam
+    with (
+        rasterio.open(data("swellendam/swellendam_rgb_2.5m_4326.tif")) as given,
+        rasterio.open(folder / "imagery" / "aerial" / "r00c00.tif") as made,
+    ):
+        assert made.crs == given.crs and made.transform.almost_equals(given.transform, 1e-12)
+        assert np.array_equal(image, given.read().transpose(1, 2, 0))
 
 
 def shifted(values, mask, steps):
@@ -91,7 +76,7 @@ AROUND = [(20, 0), (-20, 0), (0, 20), (0, -20), (40, 0), (-40, 0), (0, 40), (0, 
 
 def test_roads_lie_on_roads(swellendam):
     """Roads here are brighter than what surrounds them: the labels hit that best where they lie, not 20 px away."""
-    image, labels, _, stats = swellendam
+    _, image, labels, _, stats = swellendam
     brightness = image.mean(axis=2)
     contrast = brightness - ndimage.uniform_filter(brightness, 15)
     here = contrast[labels == ROAD].mean()
@@ -108,11 +93,11 @@ def test_roads_lie_on_roads(swellendam):
 
 def test_water_lies_on_dams(swellendam):
     """The dams are smoother than the fields and woods around them."""
-    image, labels, sources, _ = swellendam
+    _, image, labels, sources, _ = swellendam
     grey = image.mean(axis=2)
     roughness = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2, 0))
     inner = ndimage.binary_erosion(labels == WATER, iterations=4)
-    assert (sources[labels == WATER] == 1).all()
+    assert set(np.unique(sources[labels == WATER])) <= {1, 2}  # the recipe's layers water and waterways
     assert inner.sum() > 5000
     away = shifted(roughness, inner, [(down * 3, right * 3) for down, right in AROUND])
     assert roughness[inner].mean() < 0.6 * away.mean()
@@ -120,9 +105,9 @@ def test_water_lies_on_dams(swellendam):
 
 def test_picture_of_labels_over_imagery(swellendam, tmp_path):
     """For the eye: SWELLENDAM_PICTURE, or the test's folder, gets imagery beside imagery with its labels."""
-    image, labels, _, _ = swellendam
+    _, image, labels, _, _ = swellendam
     over = image.astype(float)
-    for index, colour in enumerate(SCHEME.colours):
+    for index, colour in COLOURS.items():
         over[labels == index] = 0.4 * over[labels == index] + 0.6 * np.array(colour)
     picture = np.concatenate([image[1500:2500], over[1500:2500].astype(np.uint8)], axis=1)
     path = Path(os.environ.get("SWELLENDAM_PICTURE", tmp_path / "labels.png"))

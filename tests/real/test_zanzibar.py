@@ -26,6 +26,7 @@ from rasterio.windows import Window
 from ruamel.yaml import YAML
 
 from benchmarks import zanzibar
+from benchmarks.project import copy_project
 from pipeline.dataset.joined import join
 from pipeline.grid import mercator_lonlat
 
@@ -94,7 +95,8 @@ class Built:
 def one_fold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """The study `zanzibar` cut down to one fold."""
     folder = tmp_path_factory.mktemp("zanzibar")
-    zanzibar.copy_project(folder, SITE.resolve())
+    copy_project(folder)
+    zanzibar.link_site(folder, SITE.resolve())
     yaml = YAML()
     content = yaml.load((folder / "config" / "studies" / "zanzibar.yaml").read_text())
     assert FOLD in content["data"]["split"]
@@ -194,7 +196,8 @@ def test_the_table_agrees_with_an_iou_counted_from_rasters(one_fold: Built) -> N
 @pytest.mark.slow
 def test_all_four_folds(tmp_path: Path) -> None:
     """The study as docs/results.md reports it; every imaged chip is tested in exactly one fold."""
-    zanzibar.copy_project(tmp_path, SITE.resolve())
+    copy_project(tmp_path)
+    zanzibar.link_site(tmp_path, SITE.resolve())
     zanzibar.run_snakemake(tmp_path, "results/studies/zanzibar/summary.csv")
     built = Built(tmp_path, "zanzibar")
     print(zanzibar.summary_table(built.summary))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.project import ROOT, copy_project
+
+FILE_BLOCK = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOTHING = "Nothing to be done"
 RUNS_OF = """
 import dataclasses, json, sys
@@ -100,17 +101,9 @@ class Project:
 
     @staticmethod
     def of_sources(folder: Path) -> Project:
-        """Copy what git knows or would take in, as it lies on disk, without any result."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        project = Project(folder)
-        project.link_venv()
-        return project
+        """A copy of the sources without any result."""
+        copy_project(folder)
+        return Project(folder)
 
     def link_venv(self) -> None:
         """Give the folder the packages that run this test."""
@@ -221,3 +214,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def write_blocks(project: Project, document: str) -> dict[str, str]:
+    """Write every block of a document that has a path above it; returns the texts by path."""
+    blocks = dict(FILE_BLOCK.findall((ROOT / document).read_text(encoding="utf-8")))
+    for name, text in blocks.items():
+        path = project.path(name)
+        assert not path.exists(), f"{document} would overwrite {name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return blocks

@@ -25,11 +25,10 @@ from ruamel.yaml import YAML
 from pipeline.config import load_study
 from pipeline.errors import ConfigError
 from pipeline.runs import expand_runs
-from tests.support.project import ROOT, Project, jobs_of
+from tests.support.project import FILE_BLOCK, ROOT, Project, jobs_of, write_blocks
 from tests.support.tiny import write_region
 
 DOCS = sorted(path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-FILE_BLOCK = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STUDY = "results/studies/swellendam/report.html"
 SIDE_PX, PIXEL_M = 768, 2.5
 LEFT, TOP = 270_000.0, 6_230_000.0
@@ -38,17 +37,6 @@ UTM = "EPSG:32734"
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def write_blocks(project: Project, document: str) -> dict[str, str]:
-    """Write every block of a document that has a path above it; returns the texts by path."""
-    blocks = dict(FILE_BLOCK.findall(read(document)))
-    for name, text in blocks.items():
-        path = project.path(name)
-        assert not path.exists(), f"{document} would overwrite {name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return blocks
 
 
 def commands(document: str) -> list[str]:
