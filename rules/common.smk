@@ -21,7 +21,7 @@ from pipeline.config import (
     load_recipe,
     load_region,
 )
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError, choices
 from pipeline.files import canonical_json
 from pipeline.runs import expand_runs, find_run
 
@@ -34,23 +34,52 @@ def stop(error):
     sys.exit(1)
 
 
-def asked_studies():
-    """Names of the studies on the command line, else those of config/config.yaml."""
-    named = [
-        match[1]
-        for word in sys.argv[1:]
-        if (match := re.match(r"(?:.*/)?results/studies/([^/]+)/", word))
-    ]
-    whole = not named or any(
-        word in ("all", "dataset", "runs") for word in sys.argv[1:]
+def asked_for(words):
+    """Studies and data that the targets among `words` name; nothing named: the studies of config/config.yaml.
+
+    What is not asked for is not validated, so that a broken study stops nobody else's.
+    """
+    counts = ("--cores", "-c", "--jobs", "-j")  # `--cores all` is no target
+    words = [word for before, word in zip(["", *words], words) if before not in counts]
+    named = [re.match(r"(?:.*/)?results/studies/([^/]+)/", word) for word in words]
+    studies = [match[1] for match in named if match]
+    data = [word for word in words if word.startswith("data/")]
+    whole = any(
+        word in ("all", "dataset", "runs") or "results/runs/" in word for word in words
     )
-    return list(dict.fromkeys(named + (load_main().studies if whole else [])))
+    if whole or not studies + data:
+        studies += load_main().studies
+    return list(dict.fromkeys(studies)), data
+
+
+def check_data(target):
+    """ConfigError when a target below data/ is of a region, source, recipe or split that does not exist."""
+    found = re.match(r"data/([^/]+)/(?:(\w+)/([^/.]+))?", target)
+    name, part, item = found.groups() if found else (None, None, None)
+    if name is None:
+        return
+    region = load_region(name)
+    known = {
+        "imagery": region.imagery,
+        "landcover": region.landcover,
+        "splits": region.splits,
+    }.get(part)
+    if known is not None and item not in known:
+        raise ConfigError(
+            f"config/regions/{name}.yaml: no {part} {item!r}; {choices(item, known)}"
+        )
+    stores = {*region.imagery, *(f"landcover-{source}" for source in region.landcover)}
+    stores |= {"truth"} if region.truth else set()
+    if part == "labels" or (part == "chips" and item not in stores):
+        load_recipe(item)
 
 
 try:
-    STUDIES = asked_studies()
+    STUDIES, DATA = asked_for(sys.argv[1:])
     for name in STUDIES:
         expand_runs(name)
+    for target in DATA:
+        check_data(target)
 except PipelineError as error:
     stop(error)
 

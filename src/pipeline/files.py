@@ -79,6 +79,14 @@ def _plain_numbers(value: Any) -> Any:
     return value
 
 
+def sha256_folder(folder: Path) -> str:
+    """Return the hex SHA-256 of all files of a folder: their names, in order, and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in blocks of 1 MiB."""
     digest = hashlib.sha256()

@@ -87,7 +87,7 @@ def expected_scores(demo: Project, row: pd.Series) -> dict[str, float]:
     labels, truth = (np.stack([stores[key][1][stores[key][0][chip], 0] for chip in ids]) for key in ("osm", "truth"))
     seen = np.stack([stores["summer"][2][stores["summer"][0][chip]] for chip in ids])
     scored = (labels != IGNORE) & seen
-    both = (labels != IGNORE) & (truth != IGNORE)
+    both = scored & (truth != IGNORE)
     true, guess = labels[scored], predicted[scored]
     per_class = jaccard_score(true, guess, labels=range(len(CLASSES)), average=None)
     return {

@@ -17,7 +17,8 @@ def build(*, trees: int = 40, max_depth: int = 14, pixels_per_class: int = 20000
     Args:
         trees: number of trees.
         max_depth: of a tree.
-        pixels_per_class: training pixels drawn per class from the training chips, at most.
+        pixels_per_class: times the number of classes, how many training pixels are drawn (at most); classes keep their
+            own shares of them.
     """
 
     def predict(joined: Joined, seed: int) -> dict[str, Array]:

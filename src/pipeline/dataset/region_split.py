@@ -39,7 +39,7 @@ def split_region(
         chips: how the region's chips are cut.
         grid: of the region.
         labels: chip store of the recipe that the split balances.
-        images: chip stores of the imagery; ground that none of them shows is left out.
+        images: chip stores of the imagery; ground that none of them shows is left out, pixel by pixel.
         out: the Parquet file; facts go to the same name with .json.
         picture: PNG of the chips by split.
         log: takes one line of text.
@@ -47,12 +47,10 @@ def split_region(
     Raises DataError when a class has no pixel in a split.
     """
     store = ChipStore.open(labels)
-    seen = np.zeros(len(store), bool)
-    for folder in images:
-        seen |= np.isin(store.index["chip_id"], ChipStore.open(folder).index["chip_id"])
-    index = {key: values[seen] for key, values in store.index.items()}
     names: list[str] = store.meta["classes"]
-    pixels = np.stack([index[f"px_{label}"] for label in names], axis=1)
+    seen, pixels = _seen_pixels(store, [ChipStore.open(folder) for folder in images], names)
+    index = {key: values[seen] for key, values in store.index.items()}
+    pixels = pixels[seen]
     size = config.block_px or (chips.px if config.kind == "random" else 4 * chips.px)
     buffer_m = config.buffer_m
     if buffer_m is None:
@@ -61,7 +59,7 @@ def split_region(
     blocks = assign_blocks(counts, config, size, chips.margin_px, buffer_in_px(grid, buffer_m))
     codes = split_of_chips(blocks, index["row_px"], index["col_px"], chips.px)
     facts = _facts(config, codes, pixels, names, buffer_m, grid)
-    _check_classes(name, facts)
+    _check_classes(name, facts, [label for label, count in zip(names, pixels.sum(axis=0), strict=True) if count])
     blocks.save(out, facts)
     _draw(picture, name, index, codes, chips.px, size, facts)
     shares = ", ".join(f"{key} {value}" for key, value in facts["chips"].items())
@@ -70,6 +68,24 @@ def split_region(
         f"for a buffer of {buffer_m:.0f} m"
     )
     return blocks
+
+
+def _seen_pixels(store: ChipStore, images: list[ChipStore], names: list[str]) -> tuple[Array, Array]:
+    """Which label chips any imagery shows, bool [N], and their pixels per class that it shows, int64 [N, classes]."""
+    pixels = np.stack([store.index[f"px_{label}"] for label in names], axis=1).astype(np.int64)
+    rows = np.full((len(images), len(store)), -1)
+    whole = np.zeros(len(store), bool)
+    for number, shown in enumerate(images):
+        _, at, row = np.intersect1d(
+            store.index["chip_id"], shown.index["chip_id"], assume_unique=True, return_indices=True
+        )
+        rows[number, at] = row
+        whole[at] |= shown.index["valid_px"][row] == shown.chip_px**2
+    seen = np.asarray((rows >= 0).any(axis=0))
+    for chip in np.flatnonzero(seen & ~whole):
+        valid = np.any([images[k].valid(rows[k, [chip]])[0] for k in np.flatnonzero(rows[:, chip] >= 0)], axis=0)
+        pixels[chip] = np.bincount(store.chips[chip, 0][valid], minlength=256)[: len(names)]
+    return seen, pixels
 
 
 def _block_counts(index: dict[str, Array], pixels: Array, grid: Grid, chips: ChipConfig, size: int) -> Array:
@@ -104,10 +120,9 @@ def _facts(
     }
 
 
-def _check_classes(name: str, facts: dict[str, Any]) -> None:
-    everywhere = {label for counts in facts["class_pixels"].values() for label, pixels in counts.items() if pixels}
+def _check_classes(name: str, facts: dict[str, Any], labels: list[str]) -> None:
     for split, counts in facts["class_pixels"].items():
-        for label in sorted(everywhere):
+        for label in labels:
             if counts[label] == 0:
                 raise DataError(
                     f"split {name!r}: class {label!r} has no pixel in {split}; "

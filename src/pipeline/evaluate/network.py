@@ -14,7 +14,7 @@ from pipeline.dataset.joined import join
 from pipeline.evaluate.counts import confusion_rows, write_confusion, write_predictions
 from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.metrics import from_confusion
-from pipeline.train.checkpoint import load_checkpoint
+from pipeline.train.checkpoint import CHECKPOINTS, load_checkpoint
 from pipeline.train.inference import Scaler, score_chips
 
 
@@ -34,7 +34,7 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []
     with atomic_folder(run / "predictions") as folder:
-        for path in sorted((run / "checkpoints").glob("*.safetensors")):
+        for path in (run / "checkpoints" / f"{name}.safetensors" for name in CHECKPOINTS):
             model, stored = load_checkpoint(path)
             scaler = Scaler.of(stored["offset"], stored["scale"], device)
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

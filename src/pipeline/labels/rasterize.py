@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -71,7 +72,8 @@ def rasterize_labels(
 
     Returns:
         ``classes`` and ``sources``: name → pixels and share of the shard; ``features``: layer → how many were painted
-        and how many left out by reason (a feature in two shards counts in both).
+        and how many left out by reason (a feature in two shards counts in both); ``sha256`` of the pixels of both
+        rasters.
 
     Raises:
         DataError: an input is missing or does not fit the grid.
@@ -105,11 +107,17 @@ def rasterize_labels(
         "pixels": int(classes.size),
         "classes": _shares(classes, {**dict(enumerate(scheme.names)), IGNORE: "ignored"}),
         "sources": _shares(source, dict(enumerate(names))),
+        "sha256": {"classes": _digest(classes), "sources": _digest(source)},
         "features": counts,
     }
     write_json(stats, found)
     _report(found, log)
     return found
+
+
+def _digest(band: Band) -> str:
+    """Of the pixels: snakemake takes a newer file of equal content as unchanged, so that the content must tell."""
+    return hashlib.sha256(np.ascontiguousarray(band).data).hexdigest()
 
 
 def _layer_colours(layers: int) -> Colours:

@@ -234,7 +234,7 @@ def provenance(study: Study, results: Path) -> list[dict[str, Any]]:
 
 
 class Chips:
-    """A chip store as the report needs it: `chips` memory-mapped [N, bands, H, W], rows found by chip id.
+    """A chip store as the report needs it: `chips` memory-mapped [N, bands, H, W], `bits` of valid pixels, by chip id.
 
     Raises DataError when the store or a chip is missing.
     """
@@ -243,6 +243,7 @@ class Chips:
         self.folder = Path(folder)
         try:
             self.chips: Array = np.load(self.folder / "chips.npy", mmap_mode="r", allow_pickle=False)
+            self.bits: Array = np.load(self.folder / "valid.npy", mmap_mode="r", allow_pickle=False)
             ids = pd.read_parquet(self.folder / "index.parquet", columns=["chip_id"])["chip_id"]
         except (OSError, ValueError) as error:
             raise DataError(
@@ -253,9 +254,16 @@ class Chips:
 
     def __getitem__(self, chip: str) -> Array:
         """The chip [bands, H, W] of that id."""
+        return np.asarray(self.chips[self._row(chip)])
+
+    def valid(self, chip: str) -> Array:
+        """Which pixels of the chip have data, bool [H, W]."""
+        return np.unpackbits(self.bits[self._row(chip)], axis=-1, count=self.chips.shape[-1]).astype(bool)
+
+    def _row(self, chip: str) -> int:
         if chip not in self.rows:
             raise DataError(f"the chip store {self.folder} has no chip {chip!r}; cut it again from the same grid")
-        return np.asarray(self.chips[self.rows[chip]])
+        return self.rows[chip]
 
 
 def plain(value: Any) -> Any:

@@ -84,16 +84,18 @@ def _truth_scores(result: RunResult, truth_chips: Path | Mapping[str, Path]) -> 
     folder = truth_chips.get(data["region"]) if isinstance(truth_chips, Mapping) else truth_chips
     if folder is None:
         return {"truth_mean_iou": math.nan, "truth_accuracy": math.nan}
-    scores = scores_of(truth_counts(result, Path(folder), Path(folder).parent / data["recipe"]), "truth")
+    chips = Path(folder).parent
+    counts = truth_counts(result, Path(folder), chips / data["recipe"], chips / data["imagery"])
+    scores = scores_of(counts, "truth")
     return {name: scores[name] for name in ("truth_mean_iou", "truth_accuracy")}
 
 
-def truth_counts(result: RunResult, truth_chips: Path, label_chips: Path) -> Array:
+def truth_counts(result: RunResult, truth_chips: Path, label_chips: Path, image_chips: Path) -> Array:
     """Confusion [C, C] int64 (rows truth) of a run's test predictions against a truth that no training saw.
 
-    Only pixels that the labels also score count, those where neither the label chip nor the truth chip is 255.
+    Only pixels that the test scores count too: those with imagery where neither the label nor the truth is 255.
     """
-    truth, labels = Chips(truth_chips), Chips(label_chips)
+    truth, labels, images = Chips(truth_chips), Chips(label_chips), Chips(image_chips)
     predicted, chips = result.predictions()
     classes = len(result.classes)
     counts = np.zeros((classes, classes), np.int64)
@@ -104,7 +106,7 @@ def truth_counts(result: RunResult, truth_chips: Path, label_chips: Path) -> Arr
                 f"chip {chip}: {truth_chips} has {expected.shape}, {label_chips} {label.shape}, run {result.run.id} "
                 f"{guess.shape} pixels; cut the chips again and repeat the run"
             )
-        scored = (expected != IGNORE) & (label != IGNORE)
+        scored = (expected != IGNORE) & (label != IGNORE) & images.valid(chip)
         pairs = expected[scored].astype(np.int64) * classes + guess[scored]
         if pairs.size and max(int(expected[scored].max()), int(guess[scored].max())) >= classes:
             raise DataError(f"chip {chip}: {truth_chips} or run {result.run.id} has a class above {classes - 1}")

@@ -11,6 +11,9 @@ from pipeline.files import atomic_file, read_json, write_json
 if TYPE_CHECKING:
     import torch
 
+CHECKPOINTS = {"best_accuracy": "val_accuracy", "best_jaccard": "val_jaccard_coefficient"}
+"""The checkpoints that a run keeps: name → the validation score that is highest at their epoch."""
+
 
 def save_checkpoint(path: Path, model: torch.nn.Module, facts: dict[str, Any]) -> None:
     """Write ``<path>`` (.safetensors) and the JSON beside it, each atomically."""

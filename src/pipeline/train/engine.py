@@ -21,15 +21,14 @@ import torch
 from pipeline import losses, models
 from pipeline.dataset.joined import Joined, Rows, data_hashes, join, scaling
 from pipeline.errors import RunError
-from pipeline.files import atomic_file, canonical_json, read_json, write_json
+from pipeline.files import atomic_file, atomic_folder, canonical_json, read_json, write_json
 from pipeline.metrics import from_confusion
-from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.checkpoint import CHECKPOINTS, save_checkpoint
 from pipeline.train.inference import Scaler, main_logits, score_chips
 from pipeline.train.lock import run_lock
 from pipeline.train.provenance import environment
 
 Spec = dict[str, Any]
-CHECKPOINTS = {"best_accuracy": "val_accuracy", "best_jaccard": "val_jaccard_coefficient"}
 
 
 @dataclass
@@ -199,6 +198,7 @@ def _resume(trainer: Trainer, work: Path, fingerprint: str) -> bool:
             trainer.log(f"the resume state of {work.name} is of another spec, data or code: training from the start")
     if not matches or state is None:
         state_file.unlink()
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return False
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -287,6 +287,12 @@ def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
     except torch.OutOfMemoryError:
         size = trainer.spec["train"]["batch_size"]
         raise RunError(f"the device ran out of memory at batch_size {size}; try {max(1, size // 2)}") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"batch norm has one value per channel at batch_size {len(part)} with these chips; take a larger batch_size"
+        ) from None
     value = float(loss.detach())
     if not math.isfinite(value):
         chips = ", ".join(str(chip) for chip in part.chip_ids[:8])
@@ -318,12 +324,13 @@ def _validate(trainer: Trainer) -> dict[str, float]:
 
 
 def _publish(trainer: Trainer, work: Path, out: Path) -> None:
-    """Write the history and move the checkpoints to their place."""
+    """Write the history and copy the checkpoints to their place."""
     history = trainer.progress.history
     with atomic_file(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-    target = out / "checkpoints"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / "checkpoints", target)
+    with atomic_folder(out / "checkpoints") as folder:  # by name: a killed process leaves half a file in `work`
+        for name in CHECKPOINTS:
+            for suffix in (".safetensors", ".json"):
+                shutil.copy2(work / "checkpoints" / f"{name}{suffix}", folder)

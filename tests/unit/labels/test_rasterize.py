@@ -137,6 +137,19 @@ def test_source_agrees_with_class(tmp_path, write_layers, paint):
     assert sum(entry["share"] for entry in stats["sources"].values()) == pytest.approx(1.0)
 
 
+def test_equal_counts_elsewhere_are_other_stats(write_layers, paint):
+    """Snakemake hashes the stats: labels that moved must not look unchanged."""
+    found = []
+    for start in (10, 30):
+        square = shapely.Polygon(at_pixels([(start, 10), (start + 6, 10), (start + 6, 16), (start, 16)]))
+        gpkg = write_layers({"water": [(square, {"natural": "water"})]})
+        found.append(paint({"layers": {"water": OSM_ONLY["layers"]["water"]}}, GRID, WHOLE, gpkg)[2])
+    one, other = found
+    assert one["classes"] == other["classes"] and one["features"] == other["features"]
+    assert one["sha256"]["classes"] != other["sha256"]["classes"]
+    assert one["sha256"]["sources"] != other["sha256"]["sources"]
+
+
 def test_tunnel_is_left_out_and_counted(write_layers, paint):
     road = shapely.LineString(at_pixels([(10, 20), (200, 20)]))
     other = shapely.LineString(at_pixels([(10, 60), (200, 60)]))

@@ -42,6 +42,7 @@ class World:
     labels: np.ndarray
     truth: np.ndarray
     images: np.ndarray
+    seen: np.ndarray
     pixels: dict[tuple[str, str | None], np.ndarray] = field(default_factory=dict)
     batch: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
 
@@ -87,9 +88,10 @@ def other(kind: str, name: str, **varied: Any) -> Run:
     return Run(f"{name}.abcdef0123", kind, name, spec, {"model.name": name} | varied)
 
 
-def write_store(folder: Path, chips: np.ndarray) -> None:
+def write_store(folder: Path, chips: np.ndarray, valid: np.ndarray) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "chips.npy", chips)
+    np.save(folder / "valid.npy", np.packbits(valid, axis=-1))
     order = [chip_id(row) for row in range(len(chips))]
     pd.DataFrame({"chip_id": order, "row_px": range(len(chips))}).to_parquet(folder / "index.parquet")
     (folder / "store.json").write_text(json.dumps({"chips": len(chips), "dtype": str(chips.dtype)}))
@@ -163,10 +165,12 @@ def build_world(root: Path, runs: list[Run], **config: Any) -> World:
     truth = disturb(labels, 0.2, rng)
     truth[:, -1, :] = 255
     images = rng.integers(0, 256, (CHIPS, 3, PX, PX)).astype(np.uint8)
-    world = World(root, Study("demo", study_config(**config), runs), labels, truth, images)
-    write_store(world.chips("aerial"), images)
-    write_store(world.chips("osm"), labels[:, None])
-    write_store(world.chips("truth"), truth[:, None])
+    seen = np.ones(labels.shape, bool)
+    seen[:, 5:9, 3:] = False
+    world = World(root, Study("demo", study_config(**config), runs), labels, truth, images, seen)
+    write_store(world.chips("aerial"), images, seen)
+    write_store(world.chips("osm"), labels[:, None], np.ones(labels.shape, bool))
+    write_store(world.chips("truth"), truth[:, None], np.ones(labels.shape, bool))
     for number, run in enumerate(runs):
         base = 0.15 + 0.05 * (number % 7)
         wrong: dict[str | None, float] = {None: 0.6}

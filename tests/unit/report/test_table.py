@@ -39,13 +39,13 @@ def test_scores_equal_scikit_learn_on_every_pixel(world: World) -> None:
         assert [row[f"test_iou_{name}"] for name in CLASSES] == pytest.approx(iou.tolist(), abs=1e-12)
 
 
-def test_truth_scores_count_pixels_labelled_in_both(world: World) -> None:
+def test_truth_scores_count_pixels_with_imagery_labelled_in_both(world: World) -> None:
     table = T.build_table(world.study, world.results, world.chips("truth")).set_index("run")
     rows = list(SPLITS["test"])
     for run in world.study.runs:
         row = table.loc[run.id]
         guess = world.pixels[run.id, row["checkpoint"] if run.kind == "run" else None][rows]
-        both = (world.labels[rows] != 255) & (world.truth[rows] != 255)
+        both = (world.labels[rows] != 255) & (world.truth[rows] != 255) & world.seen[rows]
         truth = world.truth[rows][both]
         assert row["truth_accuracy"] == pytest.approx(metrics.accuracy_score(truth, guess[both]), abs=1e-12)
         iou = metrics.jaccard_score(truth, guess[both], average="macro", labels=range(4))
@@ -185,6 +185,34 @@ def test_summary_is_mean_and_sample_deviation_over_seeds_and_folds(tmp_path) -> 
         assert summary["test_mean_iou_mean"][at] == pytest.approx(mean)
         assert summary["test_mean_iou_sd"][at] == pytest.approx(deviation)
     assert math.isnan(summary["test_mean_iou_sd"][2])
+
+
+def test_summary_averages_no_two_methods(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Baselines of one name with other parameters; networks of which only one has the parameter at all."""
+    forests = [
+        dataclasses.replace(other("baseline", "random_forest", **{"model.trees": n}), id=f"f{n}") for n in (5, 100)
+    ]
+    plain = network("smp", "focal")
+    wide = dataclasses.replace(plain, id="wide", varied=plain.varied | {"model.decoder_channels": [64, 32]})
+    world = build_world(tmp_path, [plain, wide, *forests])
+    table = T.build_table(world.study, world.results)
+    summary = T.summary(table)
+    assert list(summary["n"]) == [1, 1, 1, 1]
+    assert list(summary["test_mean_iou_mean"]) == list(table["test_mean_iou"])
+    assert list(summary["model.trees"].iloc[2:]) == [5, 100]
+    assert list(summary["model.decoder_channels"].isna()) == [True, False, True, True]
+
+
+def test_losses_of_one_name_with_other_parameters_do_not_compare() -> None:
+    columns = {"kind": ["run", "run", "baseline"], "loss.name": ["focal", "focal", None], "val_loss": [0.1, 0.2, None]}
+    table = pd.DataFrame(columns | {"test_accuracy": [0.5, 0.6, 0.7]})
+    assert T.comparable_columns(table) == ["val_loss", "test_accuracy"]
+    table.insert(2, "loss.gamma", [1.0, 2.0, math.nan])
+    assert T.comparable_columns(table) == ["test_accuracy"]
+    table["loss.gamma"] = [2.0, 2.0, math.nan]
+    assert T.comparable_columns(table) == ["val_loss", "test_accuracy"]
+    table["loss.weights"] = [None, "[1, 2]", None]  # only one of the two has the parameter
+    assert T.comparable_columns(table) == ["test_accuracy"]
 
 
 def test_csv_reads_back_bit_for_bit_and_is_stable(world: World) -> None:

@@ -146,6 +146,12 @@ def test_state_of_another_code_or_data_is_discarded(region: Path, tmp_path: Path
     assert any(line.startswith("epoch 1/5") for line in lines)
 
 
+def test_one_value_per_channel_is_a_line_about_the_batch(region: Path, tmp_path: Path) -> None:
+    model = {"name": "smp", "params": {"arch": "DeepLabV3Plus", "encoder": "resnet18", "weights": None}}
+    with pytest.raises(RunError, match="at batch_size 1 with these chips"):
+        run_training(region, tmp_path, a_spec(epochs=1, batch_size=1) | {"model": model})
+
+
 def test_a_damaged_state_is_discarded_in_one_line(region: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "state.pt").write_bytes(b"not a state")
@@ -223,6 +229,17 @@ def test_pixels_without_imagery_are_not_scored(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out" / "confusion.parquet").to_pandas()
     per_chip = table.groupby(["checkpoint", "split", "chip_id"])["pixels"].sum()
     assert (per_chip == 32 * 28).all()
+
+
+def test_half_a_file_of_a_killed_process_is_not_published(region: Path, tmp_path: Path) -> None:
+    left = tmp_path / "work" / "checkpoints" / ".best_accuracy.1.part.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    run_training(region, tmp_path, a_spec(epochs=1))
+    metrics = evaluate(tmp_path / "out", region, tmp_path / "work", lambda _: None)
+    assert sorted(metrics["checkpoints"]) == ["best_accuracy", "best_jaccard"]
+    published = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert published == [f"best_{name}.{end}" for name in ("accuracy", "jaccard") for end in ("json", "safetensors")]
 
 
 WITHOUT_GEO = """

@@ -15,7 +15,7 @@ from pipeline.acquire.demo.osm import write_osm
 from pipeline.acquire.demo.render import render
 from pipeline.acquire.demo.scene import build_scene, truth_classes
 from pipeline.acquire.demo.surfaces import SEASONS
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder, sha256_folder, write_json
 
 CLASSES = ("FOREST", "FIELDS", "URBAN", "WATER")
 
@@ -80,6 +80,7 @@ def build_demo(
             "buildings": len(land.buildings),
             "waters": dict(sorted(Counter(water.kind for water in land.waters).items())),
             "osm": written,
+            "sha256": sha256_folder(folder),
         }
         write_json(folder / "summary.json", summary)
     return summary
