@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +20,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, since GDAL and others choose the driver by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = _temporary(path, path.stem, path.suffix)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -36,9 +35,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` when the block succeeds and vanishes otherwise."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    temporary.chmod(0o755)
+    temporary = _temporary(path, path.name, "")
+    temporary.mkdir()
     try:
         yield temporary
         if path.exists():
@@ -46,6 +44,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path, stem: str, suffix: str) -> Path:
+    """A name beside `path` that says whose it is; what killed processes left under such names is removed.
+
+    Only one process at a time writes a path, so that whoever else wrote it has ended.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(stem)}.*.part{glob.escape(suffix)}"):
+        if left.name.removeprefix(f".{stem}.").removesuffix(f".part{suffix}").isdigit():
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{stem}.{os.getpid()}.part{suffix}")
 
 
 def write_text(path: Path, text: str) -> None:
