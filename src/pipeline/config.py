@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import ConfigError, choices
+from pipeline.names import is_name, no_name
 from pipeline.schema import (
     IGNORE,
     ChipConfig,
@@ -73,6 +75,7 @@ __all__ = [
 
 Model = TypeVar("Model", bound=Section)
 
+TRUTH = "truth"  # name of the truth's chips; those of land covers have a hyphen, which no name has
 FOLDERS: dict[str, type[Section]] = {
     "classes": ClassScheme,
     "recipes": RecipeConfig,
@@ -83,16 +86,27 @@ FOLDERS: dict[str, type[Section]] = {
 
 def read_yaml(path: Path) -> Any:
     """Read one YAML 1.2 file (``1e-3`` is a number, ``off`` a word); ConfigError names file and line."""
-    if not path.is_file():
-        names = [entry.stem for entry in path.parent.glob("*.yaml")]
-        raise ConfigError(f"{path} does not exist; {choices(path.stem, names)}")
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = [entry.stem for entry in path.parent.glob("*.yaml")]
+        raise ConfigError(f"{path} does not exist; {choices(path.stem, names)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise ConfigError(f"{path}:{line} {error.problem or error.context}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except ReaderError as error:
+        line = f"line {text.count(chr(10), 0, error.position) + 1}"
+        raise ConfigError(f"{path}: {line}: the character {text[error.position]!r} is not allowed in YAML") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number of 5000 digits
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def validate(model: type[Model], raw: Any, place: str) -> Model:
@@ -166,6 +180,11 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 @functools.cache
 def _load(kind: str, name: str, root: Path) -> Any:
     path = root / kind / f"{name}.yaml"
+    if not is_name(name):
+        if path.parent == root / kind and path.is_file():
+            raise ConfigError(f"{path}: {no_name(name)}; rename the file")
+        known = [entry.stem for entry in (root / kind).glob("*.yaml") if is_name(entry.stem)]
+        raise ConfigError(f"{root / kind}: {no_name(name)}; {choices(name, known)}")
     return validate(FOLDERS[kind], read_yaml(path), str(path))
 
 
@@ -180,9 +199,14 @@ def load_recipe(name: str, root: Path = Path("config")) -> RecipeConfig:
 
 
 def load_region(name: str, root: Path = Path("config")) -> RegionConfig:
-    """The region `name`, its references checked: classes, land-cover classes, recipes of its splits, local files."""
+    """The region `name`, its references checked: classes, land-cover classes, recipes of its splits, local files.
+
+    Images, labels, land covers and the truth share the folder data/<region>/chips, so no two may have one name there.
+    """
     region: RegionConfig = _load("regions", name, root)
     place = f"{root / 'regions' / name}.yaml"
+    if TRUTH in region.imagery:
+        raise ConfigError(f"{place}: imagery.{TRUTH}: {_same_chips(name, TRUTH, 'the truth')}")
     scheme = _referenced(load_classes, region.classes, root, f"{place}: classes")
     for source, landcover in region.landcover.items():
         for value, label in landcover.classes.items():
@@ -198,6 +222,10 @@ def load_region(name: str, root: Path = Path("config")) -> RegionConfig:
     if region.demo is None:
         _check_files(region, place)
     return region
+
+
+def _same_chips(region: str, name: str, owner: str) -> str:
+    return f"its chips would lie where those of {owner} do, in data/{region}/chips/{name}; rename it"
 
 
 def _referenced(load: Any, name: str, root: Path, place: str) -> Any:
@@ -223,11 +251,14 @@ def _check_files(region: RegionConfig, place: str) -> None:
 
 
 def check_recipe(region_name: str, recipe_name: str, root: Path = Path("config")) -> None:
-    """ConfigError unless recipe `recipe_name` can be painted in the region: known classes and sources."""
+    """ConfigError unless recipe `recipe_name` can be painted in the region: known classes and sources, a free name."""
     recipe = load_recipe(recipe_name, root)
     region: RegionConfig = _load("regions", region_name, root)
     scheme = load_classes(region.classes, root)
     place = f"{root / 'recipes' / recipe_name}.yaml"
+    if recipe_name == TRUTH or recipe_name in region.imagery:
+        owner = "the truth" if recipe_name == TRUTH else f"imagery {recipe_name!r}"
+        raise ConfigError(f"{place}: {_same_chips(region_name, recipe_name, owner)}")
     labels = {name: layer.label for name, layer in recipe.layers.items() if not isinstance(layer, LandcoverLayer)}
     if recipe.background is not None:
         labels["background"] = recipe.background

@@ -14,12 +14,14 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline import variants
-from pipeline.config import StudyConfig, StudyTrain, check_recipe, load_region, load_study, validate
+from pipeline.config import StudyConfig, StudyTrain, check_recipe, load_classes, load_region, load_study, validate
 from pipeline.errors import ConfigError, choices
 from pipeline.files import canonical_json
+from pipeline.names import is_name, no_name
+from pipeline.schema import Score
 
 SPEC_VERSION = 1
 FROZEN_DATA: dict[str, Any] = {"normalize": "none", "train_subset": None}
@@ -68,6 +70,7 @@ def expand_runs(name: str, root: Path = Path("config"), rules: Path = Path("rule
         for model, loss in itertools.product(config.models, config.losses):
             for spec in _network_specs(config, place, data, model, loss):
                 specs.setdefault(run_id(spec), spec)
+    _check_select(config, [spec["loss"] for spec in specs.values()], place)
     for data in _product({**config.data.model_dump(), "normalize": ["none"], "train_subset": [None]}):
         for entry in config.baselines:
             spec = _baseline_spec(entry, data, config.seeds[0], rules, root, f"{place}: baselines")
@@ -156,6 +159,18 @@ def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model:
             }
 
 
+def _check_select(config: StudyConfig, losses: list[dict[str, Any]], place: str) -> None:
+    """ConfigError when runs would be picked by the values of losses that do not compare."""
+    resolved = list({canonical_json(loss): loss for loss in losses}.values())
+    if config.select == "val_loss" and len(resolved) > 1:
+        plain = len({loss["name"] for loss in resolved}) == len(resolved)
+        shown = [loss["name"] + ("" if plain else f" {canonical_json(loss['params'])}") for loss in resolved]
+        others = choices("", (score for score in get_args(Score) if score != "val_loss"))
+        raise ConfigError(
+            f"{place}: select: val_loss does not compare between different losses, here {', '.join(shown)}; {others}"
+        )
+
+
 def _only_landcover(region: str, root: Path, place: str) -> str:
     known = list(load_region(region, root).landcover)
     if len(known) != 1:
@@ -168,11 +183,18 @@ def _baseline_spec(raw: Any, data: dict[str, Any], seed: int, rules: Path, root:
     known = sorted(path.stem for path in rules.glob("*.smk"))
     if name not in known:
         raise ConfigError(f"{place}: no rule {name!r} in {rules}; {choices(name, known)}")
+    if not is_name(name):
+        raise ConfigError(f"{place}: {no_name(name)}; rename {rules / f'{name}.smk'}")
     kind = "baseline" if name in variants.names("baselines") else "rule"
     if kind == "baseline":
         params = variants.check("baselines", name, params, place)
         if params.get("source") == "":
             params["source"] = _only_landcover(data["region"], root, f"{place}: {name}.source")
+        _check_region_names(name, params, data["region"], root, place)
+    for key, value in params.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{place}: {kind} {name!r}: {key!r} is no text: put the parameter's name in quotes")
+        variants.check_json(value, f"{place}: {kind} {name!r}: {key}")
     return {
         "version": SPEC_VERSION,
         "kind": kind,
@@ -180,6 +202,22 @@ def _baseline_spec(raw: Any, data: dict[str, Any], seed: int, rules: Path, root:
         "model": {"name": name, "params": params},
         "seed": seed,
     }
+
+
+def _check_region_names(name: str, params: dict[str, Any], region_name: str, root: Path, place: str) -> None:
+    """A baseline's parameter `source` is a land cover of the region; `label` and `fallback` are classes, or empty."""
+    region = load_region(region_name, root)
+    classes = load_classes(region.classes, root).names
+    landcover = f"region {region_name!r} has no land cover"
+    for key, known, complaint in (
+        ("source", list(region.landcover), landcover),
+        ("label", classes, "no class"),
+        ("fallback", classes, "no class"),
+    ):
+        value = params.get(key, "")
+        if isinstance(value, str) and value and value not in known:
+            where = f" in {region.classes}" if known is classes else ""
+            raise ConfigError(f"{place}: {name}.{key}: {complaint} {value!r}{where}; {choices(value, known)}")
 
 
 def _check_data(config: StudyConfig, place: str, root: Path) -> None:
@@ -213,17 +251,20 @@ def _flat(spec: Spec) -> dict[str, Any]:
 
 
 def _varied(specs: list[Spec]) -> list[str]:
-    """Dotted paths of the settings that differ between networks; a model's own parameters only within that model."""
-    networks = [(spec, _flat(spec)) for spec in specs if spec["kind"] == "run"]
-    paths = dict.fromkeys(path for _, flat in networks for path in flat)
+    """Dotted paths of the settings that differ between runs of a kind.
+
+    Own parameters of a model, loss or baseline are compared within that one; not having the parameter is a value too.
+    """
+    runs = [(spec, _flat(spec)) for spec in specs]
     varied = []
-    for path in paths:
+    for path in dict.fromkeys(path for _, flat in runs for path in flat):
         section = path.split(".")[0]
-        groups: dict[str, set[str]] = {}
-        for spec, flat in networks:
-            if path in flat:
-                own = section in ("model", "loss") and path != f"{section}.name"
-                groups.setdefault(spec[section]["name"] if own else "", set()).add(canonical_json(flat[path]))
+        own = section in ("model", "loss") and path != f"{section}.name"
+        groups: dict[tuple[str, str], set[str]] = {}
+        for spec, flat in runs:
+            if section in spec:
+                group = (spec["kind"], spec[section]["name"] if own else "")
+                groups.setdefault(group, set()).add(canonical_json(flat[path]) if path in flat else "")
         if path in ("model.name", "loss.name") or any(len(values) > 1 for values in groups.values()):
             varied.append(path)
     return varied

@@ -6,7 +6,6 @@ models; config/schema.json is generated from them. Imports neither torch nor GDA
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,24 +23,17 @@ from pydantic import (
 
 from pipeline.errors import ConfigError, choices
 from pipeline.grid import MERCATOR_MAX_LAT, Grid, web_mercator_grid
+from pipeline.names import checked_name
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 IGNORE = 255
-
-
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is no name: use lower-case letters, digits and underscores")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(checked_name)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    """Base of every config section: unknown keys are errors, values do not change after reading."""
+    """Base of every config section: unknown keys are errors, numbers finite, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- class schemes -----------------------------------------------------------------------------------------------
@@ -184,7 +176,7 @@ class SplitConfig(Section):
     folds: int | None = Field(None, ge=2, le=50)
     fold: int = Field(0, ge=0)
     balance: str = Field(description="recipe whose class counts the assignment balances")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _sane(self) -> SplitConfig:
@@ -210,7 +202,7 @@ class ChipConfig(Section):
 class DemoConfig(Section):
     """Marks a region whose sources are generated from a seed."""
 
-    seed: int = 7
+    seed: Seed = 7
 
 
 class RegionConfig(Section):
@@ -245,6 +237,9 @@ class RegionConfig(Section):
                 raise ValueError(
                     f"grid.imagery: {self.grid.imagery!r} is of kind {source.kind}, only a raster has a grid"
                 )
+        for name, split in self.splits.items():
+            if split.block_px is not None and split.block_px % self.chips.px:
+                raise ValueError(f"splits.{name}: block_px {split.block_px} is no multiple of chips.px {self.chips.px}")
         for name, source in self.imagery.items():
             if isinstance(source, XyzSource):
                 if self.grid.zoom is None:
@@ -368,7 +363,7 @@ class StudyTrain(Section):
     """Optimiser and protocol. A list instead of a value is an axis of the study."""
 
     optimizer: axis(Literal["rmsprop", "adam", "adamw", "sgd"]) = ["rmsprop"]  # type: ignore[valid-type]
-    lr: axis(Annotated[float, Field(gt=0)]) = [1e-3]  # type: ignore[valid-type]
+    lr: axis(Annotated[float, Field(gt=0, le=1e5)]) = [1e-3]  # type: ignore[valid-type]
     weight_decay: axis(Annotated[float, Field(ge=0)]) = [0.0]  # type: ignore[valid-type]
     batch_size: axis(Annotated[int, Field(ge=1)]) = [32]  # type: ignore[valid-type]
     epochs: axis(Annotated[int, Field(ge=1)]) = [30]  # type: ignore[valid-type]
@@ -390,7 +385,7 @@ class StudyConfig(Section):
     models: Many = Field(description="names, or {name: {parameter: value}}; `train:` inside overrides for this model")
     losses: Many = Field(description="names, or {name: {parameter: value}}; `train:` inside overrides for this loss")
     train: StudyTrain = StudyTrain()
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [0], min_length=1)
     baselines: list[Any] = Field(
         default_factory=list, description="names of rules/variants, or {name: {parameter: value}}"
     )

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import ConfigError, choices
+from pipeline.names import is_name, no_name
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = PACKAGE.parents[1]
@@ -80,12 +81,15 @@ def check(family: str, name: Any, params: dict[str, Any] | None, place: str) -> 
         place: where they stand, such as ``config/studies/demo.yaml: losses``; opens every message.
 
     Raises:
-        ConfigError: in one line, for an unknown name, an unknown parameter or a value of the wrong type.
+        ConfigError: in one line, for an unknown name, an unknown parameter, a value of the wrong type or one that JSON
+            cannot hold.
     """
     noun = _noun(family)
     known = names(family)
     if name not in known:
         raise ConfigError(f"{place}: no {noun} {name!r}; {choices(str(name), known)}")
+    if not is_name(name):
+        raise ConfigError(f"{place}: {no_name(name)}; rename {_shown(PACKAGE / family / f'{name}.py')}")
     if params is not None and not isinstance(params, dict):
         raise ConfigError(f"{place}: the parameters of {noun} {name!r} must be a mapping, got {params!r}")
     declared = {parameter.name: parameter for parameter in _parameters(family, name)}
@@ -99,7 +103,27 @@ def check(family: str, name: Any, params: dict[str, Any] | None, place: str) -> 
             resolved[key] = value
         else:
             raise ConfigError(f"{place}: {noun} {name!r} has no parameter {key!r}; {choices(str(key), declared)}")
+        check_json(resolved[key], f"{place}: {noun} {name!r}: {key}")
     return resolved
+
+
+def check_json(value: Any, place: str) -> None:
+    """ConfigError unless JSON can hold `value`, as a run's spec must: no date, no nan, no key that is no text."""
+    try:
+        fits = _fits_json(value)
+    except RecursionError:
+        fits = False
+    if not fits:
+        wanted = "finite numbers, text, true, false, null, lists and mappings"
+        raise ConfigError(f"{place} must be made of {wanted}, got {value}")
+
+
+def _fits_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _fits_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_fits_json, value))
+    return math.isfinite(value) if isinstance(value, float) else value is None or isinstance(value, str | int)
 
 
 def _noun(family: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import config as module
-from pipeline.config import json_schema, load_classes, load_region, read_yaml
+from pipeline.config import json_schema, load_classes, load_main, load_recipe, load_region, load_study, read_yaml
 from pipeline.errors import ConfigError
 from pipeline.files import read_json
+from pipeline.names import is_name
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +74,7 @@ def test_shipped_files_are_valid(config: Path) -> None:
         ({"grid": {"imagery": "summer"}}, r"'summer' is of kind xyz, only a raster has a grid"),
         ({"landcover__coarse__classes": {10: "woods"}}, r"landcover.coarse.classes.10: no class 'woods'"),
         ({"splits__blocks__fractions": [0.5, 0.2, 0.2]}, r"must be positive and add up to 1"),
+        ({"splits__blocks__block_px": 500}, r"splits.blocks: block_px 500 is no multiple of chips.px 128"),
         ({"splits__blocks__balance": "nothing"}, r"splits.blocks.balance: .*nothing.yaml does not exist"),
         ({"splits__random__buffer_m": 10}, r"a random split has no buffer"),
         ({"splits__blocks__folds": 3, "splits__blocks__fold": 3}, r"fold 3 does not exist"),
@@ -80,6 +83,14 @@ def test_shipped_files_are_valid(config: Path) -> None:
         ({"chips": {"pix": 128}}, r"chips.pix: unknown key; .*px"),
         ({"demo": None, "osm": {"path": "nowhere.osm.pbf"}}, r"the file '.*' does not exist"),
         ({"title": 3}, r"title: .*string, got 3"),
+        ({"imagery": {"truth": {"kind": "raster", "path": "a.tif"}}}, r"imagery\.truth: .*data/demo/chips/truth"),
+        ({"imagery__my-photos": {"kind": "raster", "path": "a.tif"}}, r"'my-photos' is no name: .*underscores"),
+        ({"splits__blocks__balance": "osm-v2"}, r"splits\.blocks\.balance: .*'osm-v2' is no name: .*mean 'osm'"),
+        ({"classes": "../classes/frankfurt"}, r"classes: .*'\.\./classes/frankfurt' is no name: .*mean 'frankfurt'"),
+        ({"splits__blocks__seed": -1}, r"splits\.blocks\.seed: .*greater than or equal to 0, got -1"),
+        ({"splits__blocks__seed": 2**63}, r"splits\.blocks\.seed: .*less than 9223372036854775808, got 92"),
+        ({"demo": {"seed": -1}}, r"demo\.seed: .*greater than or equal to 0, got -1"),
+        ({"splits__blocks__fractions": [float("nan"), 0.2, 0.2]}, r"fractions\.0: .*finite number, got nan"),
     ],
 )
 def test_a_mistake_in_a_region_is_one_line(config: Path, changes: dict[str, Any], words: str) -> None:
@@ -135,3 +146,79 @@ def test_an_empty_file_says_what_it_needs(config: Path) -> None:
     (config / "regions" / "void.yaml").write_text("# nothing\n")
     with pytest.raises(ConfigError, match=r"void.yaml: is empty; it needs grid, classes, imagery"):
         load_region("void", config)
+
+
+@pytest.mark.parametrize(
+    ("load", "folder", "name"),
+    [
+        (load_study, "studies", "My-Study"),
+        (load_region, "regions", "Demo"),
+        (load_recipe, "recipes", "osm-v2"),
+        (load_classes, "classes", "two classes"),
+        (load_study, "studies", "_mine"),
+    ],
+)
+def test_a_file_that_no_rule_could_name_is_to_be_renamed(config: Path, load: Any, folder: str, name: str) -> None:
+    shutil.copy(next((config / folder).glob("*.yaml")), config / folder / f"{name}.yaml")
+    with pytest.raises(
+        ConfigError, match=rf"{name}\.yaml: '{name}' is no name: .*underscores.*; rename the file"
+    ) as caught:
+        load(name, config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../regions/demo", "nowhere/demo", "Demo", "", "demo\n", "a\0b"])
+def test_a_reference_that_is_no_name_is_one_line_with_the_choices(config: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no name: .*choices: demo, zanzibar") as caught:
+        load_region(name, config)
+    assert repr(name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_rules_take_every_name_that_the_config_takes() -> None:
+    """The wildcard constraints of the rules, read from their file, against names of each shape."""
+    text = (PROJECT / "rules" / "common.smk").read_text()
+    block = text.partition("wildcard_constraints:")[2].partition("def ")[0]
+    constraints = dict(re.findall(r'(\w+)=r"(.+)",', block))
+    for name in ("demo", "a", "7", "0_", "osm_v2", "a__b"):
+        assert is_name(name)
+        for wildcard in ("region", "provider", "source", "recipe", "store", "split", "study"):
+            assert re.fullmatch(constraints[wildcard], name), (wildcard, name)
+        assert re.fullmatch(constraints["store"], f"landcover-{name}")
+        assert re.fullmatch(constraints["run"], f"{name}-{name}-{name}-lr1e-05-s4294967295-0123456789")
+    for name in ("", "A", "a-b", "a.b", "a b", "../a", "ä", "_a", "a\n", "²"):
+        assert not is_name(name)
+
+
+@pytest.mark.parametrize("name", ["truth", "summer"])
+def test_a_recipe_whose_chips_would_lie_on_others_is_refused(config: Path, name: str) -> None:
+    shutil.copy(config / "recipes" / "osm.yaml", config / "recipes" / f"{name}.yaml")
+    change(config / "regions" / "demo.yaml", splits__blocks__balance=name)
+    with pytest.raises(
+        ConfigError, match=rf"splits\.blocks\.balance: .*{name}\.yaml: .*data/demo/chips/{name}.*rename"
+    ):
+        load_region("demo", config)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\nb: x\x07y\n", r"bad\.yaml: line 2: the character '\\x07' is not allowed"),
+        ("a: 2024-13-45\n", r"bad\.yaml: .*month must be in 1\.\.12"),
+        ("a: " + "9" * 5000, r"bad\.yaml: .*4300 digits"),
+        ("a: " + "[" * 5000, r"bad\.yaml: is nested too deeply"),
+        ("a: 1\na: 2\n", r"bad\.yaml: line 2: found duplicate key"),
+        ("a: !!python/none\n", r"bad\.yaml: line 1: could not determine a constructor"),
+        ("a: 1\n---\nb: 2\n", r"bad\.yaml: line 2: "),
+    ],
+)
+def test_text_that_is_no_yaml_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_yaml(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_main_config_with_a_control_character_is_one_line(config: Path) -> None:
+    (config / "config.yaml").write_text("studies: [demo\x1b]\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: line 1: the character '\\x1b'"):
+        load_main(config)

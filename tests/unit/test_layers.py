@@ -85,7 +85,17 @@ def test_only_smp_knows_the_model_library() -> None:
 
 def test_light_modules_import_nothing_heavy() -> None:
     heavy = importers("torch", "rasterio", "osgeo", "geopandas", "osmium", "matplotlib", "pandas", "numpy")
-    light = {"config.py", "variants.py", "grid.py", "files.py", "errors.py", "runs.py", "command.py", "__init__.py"}
+    light = {
+        "config.py",
+        "variants.py",
+        "grid.py",
+        "files.py",
+        "errors.py",
+        "runs.py",
+        "command.py",
+        "names.py",
+        "__init__.py",
+    }
     assert not heavy & light
     for path in (SOURCE / name for name in sorted(light) if (SOURCE / name).exists()):
         for module in modules(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import config as module
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json, read_json
 from pipeline.runs import FROZEN_TRAIN, expand_runs, minimal, run_id
@@ -53,6 +55,12 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "config"
 
 
+def clear() -> None:
+    """Forget what was read."""
+    expand_runs.cache_clear()
+    module._load.cache_clear()
+
+
 def study(config: Path, **changes: Any) -> Any:
     """Expand the demo study after `changes` to its file."""
     yaml = YAML(typ="safe", pure=True)
@@ -60,10 +68,7 @@ def study(config: Path, **changes: Any) -> Any:
     content.update(changes)
     with open(config / "studies" / "mine.yaml", "w") as handle:
         yaml.dump({key: value for key, value in content.items() if value is not None}, handle)
-    expand_runs.cache_clear()
-    from pipeline import config as module
-
-    module._load.cache_clear()
+    clear()
     return expand_runs("mine", config, PROJECT / "rules" / "variants")
 
 
@@ -167,6 +172,42 @@ def test_the_frankfurt_grid_has_108_runs(config: Path) -> None:
         ({"data": {**DATA, "split": "block"}}, r"data\.split: region 'demo' has no split 'block'; did you mean"),
         ({"data": {**DATA, "imagery": "sumer"}}, r"data\.imagery: region 'demo' has no imagery 'sumer'"),
         ({"data": {**DATA, "region": "dmo"}}, r"data\.region: .*regions/dmo\.yaml does not exist; did you mean 'demo'"),
+        (
+            {"data": {**DATA, "region": "../regions/demo"}},
+            r"data\.region: .*'\.\./regions/demo' is no name: .*choices: demo, zanzibar",
+        ),
+        ({"data": {**DATA, "recipe": "osm-v2"}}, r"data\.recipe: .*'osm-v2' is no name: .*did you mean 'osm'"),
+        ({"seeds": [-1]}, r"seeds: .*greater than or equal to 0, got -1"),
+        ({"seeds": [0, 2**32]}, r"seeds: .*less than 4294967296, got 4294967296"),
+        ({"seeds": [99999999999999999999]}, r"seeds: .*less than 4294967296, got 9+"),
+        ({"train": {"lr": float("inf")}}, r"train\.lr: .*finite number, got inf"),
+        ({"train": {"lr": 1e6}}, r"train\.lr: .*less than or equal to 100000, got 1000000\.0"),
+        ({"train": {"weight_decay": float("inf")}}, r"train\.weight_decay: .*finite number, got inf"),
+        (
+            {"baselines": [{"landcover": {"source": "corse"}}]},
+            r"baselines: landcover\.source: region 'demo' has no land cover 'corse'; did you mean 'coarse'\?",
+        ),
+        (
+            {"baselines": [{"constant": {"label": "forrest"}}]},
+            r"baselines: constant\.label: no class 'forrest' in frankfurt; did you mean 'forest'\?",
+        ),
+        (
+            {"baselines": [{"landcover": {"fallback": "sea"}}]},
+            r"baselines: landcover\.fallback: no class 'sea' in frankfurt; choices: fields, ",
+        ),
+        (
+            {"select": "val_loss"},
+            r"select: val_loss .*focal, jaccard; choices: val_accuracy, .*, val_mean_iou$",
+        ),
+        (
+            {"select": "val_loss", "losses": ["focal", {"focal": {"gamma": 1}}]},
+            r"select: val_loss .*focal \{.*\"gamma\":2.*\}, focal \{.*\"gamma\":1.*\}; choices",
+        ),
+        (
+            {"models": [{"smp": {"foo": datetime.date(2024, 1, 1)}}]},
+            r"models: model 'smp': foo must be .*got 2024-01-01",
+        ),
+        ({"models": [{"smp": {"foo": {"a": [1, float("nan")]}}}]}, r"models: model 'smp': foo must be .*finite.*nan"),
         ({"data": {**DATA, "recipe": "osn"}}, r"data\.recipe: .*recipes/osn\.yaml does not exist; did you mean 'osm'"),
     ],
 )
@@ -177,6 +218,103 @@ def test_a_mistake_in_a_study_is_one_line_with_place_value_and_choices(
         study(config, **changes)
     assert "\n" not in str(caught.value)
     assert "mine.yaml" in str(caught.value)
+
+
+def test_baselines_of_one_name_are_told_apart_by_their_parameters(config: Path) -> None:
+    found = study(config, baselines=[{"random_forest": {"trees": 5}}, {"random_forest": {"trees": 100}}, "constant"])
+    others = [run.varied for run in found.runs if run.kind == "baseline"]
+    assert others == [
+        {"model.name": "random_forest", "model.trees": 5},
+        {"model.name": "random_forest", "model.trees": 100},
+        {"model.name": "constant"},
+    ]
+    networks = [run for run in found.runs if run.kind == "run"]
+    assert all(set(run.varied) == {"model.name", "loss.name"} for run in networks)
+
+
+def test_a_parameter_that_only_one_of_two_entries_has_is_varied(config: Path) -> None:
+    smp = {"arch": "Unet", "encoder": "mobilenet_v2"}
+    channels = [64, 48, 32, 16, 8]
+    found = study(
+        config, models=[{"smp": smp}, {"smp": {**smp, "decoder_channels": channels}}, "unet"], losses=["focal"]
+    )
+    assert [run.varied for run in found.runs if run.kind == "run"] == [
+        {"model.name": "smp", "loss.name": "focal"},
+        {"model.name": "smp", "model.decoder_channels": channels, "loss.name": "focal"},
+        {"model.name": "unet", "loss.name": "focal"},
+    ]
+
+
+def test_no_two_runs_that_summary_would_average_differ_in_more_than_seed_and_split(config: Path) -> None:
+    found = study(
+        config,
+        data={**DATA, "imagery": ["summer", "autumn"], "split": ["blocks", "random"], "train_subset": [None, 8]},
+        models=["unet", {"unet": {"width": 8}}, {"smp": {"decoder_channels": [8]}}, "smp"],
+        losses=["focal", {"focal": {"gamma": 1, "train": {"lr": [0.1, 0.2]}}}],
+        seeds=[0, 1],
+        baselines=["landcover", "constant", {"constant": {"label": "water"}}, {"random_forest": {"trees": 2}}],
+    )
+    groups: dict[str, set[str]] = {}
+    for run in found.runs:
+        key = {path: value for path, value in run.varied.items() if path != "data.split"}
+        rest = {**run.spec, "seed": 0, "data": {**run.spec["data"], "split": ""}}
+        groups.setdefault(canonical_json([run.kind, key]), set()).add(canonical_json(rest))
+    assert len(groups) == 2 * 2 * 4 * 3 + 2 * 4
+    assert all(len(specs) == 1 for specs in groups.values())
+
+
+def test_what_baselines_leave_aside_is_not_varied(config: Path) -> None:
+    found = study(config, data={**DATA, "normalize": "standard"}, models=["unet"], losses=["focal"])
+    assert {path for run in found.runs for path in run.varied} == {"model.name", "loss.name"}
+
+
+def test_one_loss_written_twice_may_select_by_its_value(config: Path) -> None:
+    found = study(config, losses=["focal", {"focal": {"gamma": 2, "train": {"lr": 0.1}}}], select="val_loss")
+    assert sum(run.kind == "run" for run in found.runs) == 4
+
+
+def test_a_baseline_that_names_no_land_cover_needs_a_region_with_one(config: Path) -> None:
+    assert study(config, baselines=["landcover"]).runs[-1].spec["model"]["params"]["source"] == "coarse"
+    yaml = YAML(typ="safe", pure=True)
+    path = config / "regions" / "demo.yaml"
+    region = yaml.load(path.read_text())
+    region["landcover"]["fine"] = region["landcover"]["coarse"]
+    with open(path, "w") as handle:
+        yaml.dump(region, handle)
+    with pytest.raises(ConfigError, match=r"landcover\.source: region 'demo' has 2 land covers; choices: coarse, fine"):
+        study(config, baselines=["landcover"])
+    found = study(config, baselines=[{"landcover": {"source": "fine", "fallback": "water"}}])
+    assert found.runs[-1].spec["model"]["params"] == {"source": "fine", "fallback": "water"}
+
+
+@pytest.mark.parametrize("name", ["truth", "summer"])
+def test_a_study_does_not_train_on_chips_of_another_kind(config: Path, name: str) -> None:
+    shutil.copy(config / "recipes" / "osm.yaml", config / "recipes" / f"{name}.yaml")
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: data\.recipe: .*{name}\.yaml: .*data/demo/chips/{name}"):
+        study(config, data={**DATA, "recipe": name})
+
+
+def test_a_rule_of_ones_own_has_a_name_and_parameters_that_json_holds(config: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "variants"
+    rules.mkdir()
+    for name in ("mine", "My-Rule"):
+        (rules / f"{name}.smk").write_text("")
+    study(config, baselines=None)
+    for entry, words in (
+        ("My-Rule", r"baselines: 'My-Rule' is no name: .*rename .*My-Rule\.smk"),
+        ({"mine": {"since": datetime.date(2024, 1, 1)}}, r"baselines: rule 'mine': since must be .*2024-01-01"),
+        ({"mine": {"levels": [1, float("inf")]}}, r"baselines: rule 'mine': levels must be .*inf"),
+        ({"mine": {5: 1}}, r"baselines: rule 'mine': 5 is no text"),
+    ):
+        yaml = YAML(typ="safe", pure=True)
+        path = config / "studies" / "mine.yaml"
+        content = yaml.load(path.read_text()) | {"baselines": [entry]}
+        with open(path, "w") as handle:
+            yaml.dump(content, handle)
+        clear()
+        with pytest.raises(ConfigError, match=words) as caught:
+            expand_runs("mine", config, rules)
+        assert "\n" not in str(caught.value)
 
 
 def test_expanding_a_study_imports_nothing_heavy() -> None:

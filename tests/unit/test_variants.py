@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,13 @@ def test_whole_numbers_pass_for_floats() -> None:
     assert resolved["gamma"] == 2.0 and isinstance(resolved["gamma"], float)
 
 
+def endless() -> list[object]:
+    """What ``&a [*a]`` is in YAML."""
+    inner: list[object] = []
+    inner.append(inner)
+    return inner
+
+
 @pytest.mark.parametrize(
     ("where", "name", "params", "message"),
     [
@@ -93,6 +102,12 @@ def test_whole_numbers_pass_for_floats() -> None:
         ("models", "unet", {"classes": 4}, "'classes' of model 'unet' is set by the pipeline from the data"),
         ("models", "smp", {"arch": 7}, "model 'smp': arch must be text, got 7"),
         ("models", "smp", {"weights": 1}, "model 'smp': weights must be text or null, got 1"),
+        ("models", "smp", {"foo": datetime.date(2024, 1, 1)}, "model 'smp': foo must be made of finite numbers, "),
+        ("models", "smp", {"foo": {"a": [1, math.nan]}}, "true, false, null, lists and mappings, got {'a': [1, nan]}"),
+        ("models", "smp", {"foo": -math.inf}, "foo must be made of finite numbers, "),
+        ("models", "smp", {"foo": {1: 2}}, "foo must be made of finite numbers, "),
+        ("models", "smp", {"foo": {"a"}}, "foo must be made of finite numbers, "),
+        ("models", "smp", {"foo": endless()}, "foo must be made of finite numbers, "),
         ("modles", "unet", {}, "no family 'modles' of variants; did you mean 'models'?"),
     ],
 )
@@ -102,6 +117,30 @@ def test_mistakes_are_one_line(where: str, name: object, params: object, message
     text = str(caught.value)
     assert message in text and "\n" not in text
     assert where == "modles" or text.startswith("study.yaml: here: ")
+
+
+def test_what_json_holds_is_passed_on_as_it_is() -> None:
+    given = {"foo": {"a": [1, 2.5, None, True, "x", {}]}, "bar": (8, 4), "baz": 10**400}
+    assert given.items() <= variants.check("models", "smp", given, "x").items()
+
+
+def test_lists_of_a_named_parameter_are_looked_into(family: Path) -> None:
+    write(family, "a", "def build(*, sizes: list = (), any=None): ...")
+    for params in ({"sizes": [1, math.nan]}, {"any": datetime.date(2024, 1, 1)}):
+        with pytest.raises(ConfigError, match="must be made of finite numbers"):
+            variants.check("losses", "a", params, "x")
+
+
+def test_a_file_name_that_no_run_could_carry_is_refused(family: Path) -> None:
+    for name in ("MyLoss", "my-loss", "my.loss"):
+        write(family, name, "def build(*, a=1): ...")
+        with pytest.raises(ConfigError) as caught:
+            variants.check("losses", name, {}, "study.yaml: losses")
+        text = str(caught.value)
+        assert text.startswith(f"study.yaml: losses: {name!r} is no name: ") and "\n" not in text
+        assert text.endswith(f"rename src/pipeline/losses/{name}.py")
+    write(family, "dice", "def build(*, a=1): ...")
+    assert variants.check("losses", "dice", {}, "x") == {"a": 1}
 
 
 def test_true_is_not_one_among_options(family: Path) -> None:

@@ -43,6 +43,20 @@ MISTAKES = {
         "",
         [REGION, "truth", "'data/demo/source/truth.tif' does not exist", "Snakefile"],
     ),
+    "unknown land cover of a baseline": (
+        STUDY,
+        r"\[landcover,",
+        "[{landcover: {source: corse}},",
+        [STUDY, "landcover.source", "no land cover 'corse'", "did you mean 'coarse'?"],
+    ),
+    "losses that do not compare": (
+        STUDY,
+        r"select: val_mean_iou",
+        "select: val_loss",
+        [STUDY, "select", "val_loss", "focal, jaccard", "val_mean_iou"],
+    ),
+    "a date": (STUDY, r"arch: Unet", "foo: 2024-01-01", [STUDY, "'smp'", "foo", "2024-01-01"]),
+    "control character": (STUDY, r"Demo study", "Demo \x07study", [STUDY, "line 2", r"character '\x07'", "YAML"]),
     "unknown study in the main config": (MAIN, r"\[demo\]", "[demmo]", ["demmo", "did you mean 'demo'?"]),
 }
 
@@ -78,3 +92,44 @@ def test_only_the_studies_asked_for_are_validated(unbuilt: Project) -> None:
     with unbuilt.added("config/studies/broken.yaml", "nonsense: true\n"):
         assert any(job.rule == "train" for job in unbuilt.jobs(TARGET))
         assert "broken.yaml: " in one_line(unbuilt, "results/studies/broken/report.html")
+
+
+def test_a_broken_study_of_the_config_stops_nobody_who_asks_for_another(unbuilt: Project) -> None:
+    text = unbuilt.path(STUDY).read_text()
+    with unbuilt.added("config/studies/mine.yaml", text), unbuilt.edited(STUDY, lambda text: text + "bogus: 1\n"):
+        for target in ("results/studies/mine/report.html", "data/demo/grid.json"):
+            unbuilt.snakemake("-n", "--cores", "all", target)
+        for targets in ([], ["all"], ["dataset"], [TARGET]):
+            assert "bogus: unknown key" in one_line(unbuilt, *targets)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("data/demmo/grid.json", "config/regions/demmo.yaml does not exist; did you mean 'demo'?"),
+        ("data/demo/imagery/sumer/r00c00.tif", "no imagery 'sumer'; did you mean 'summer'? choices: autumn, summer"),
+        ("data/demo/landcover/old.tif", "no landcover 'old'; choices: coarse"),
+        ("data/demo/splits/blocs.parquet", "no splits 'blocs'; did you mean 'blocks'?"),
+        ("data/demo/labels/osmm/r00c00.tif", "config/recipes/osmm.yaml does not exist; did you mean 'osm'?"),
+        ("data/demo/chips/sumer/store.json", "config/recipes/sumer.yaml does not exist"),
+    ],
+)
+def test_data_that_no_config_knows_is_one_line(unbuilt: Project, target: str, words: str) -> None:
+    assert words in one_line(unbuilt, target)
+
+
+@pytest.mark.parametrize("name", ["My-Study", "mine.v2"])
+def test_a_study_whose_name_no_rule_takes_is_one_line(unbuilt: Project, name: str) -> None:
+    with unbuilt.added(f"config/studies/{name}.yaml", unbuilt.path(STUDY).read_text()):
+        line = one_line(unbuilt, f"results/studies/{name}/report.html")
+    assert f"config/studies/{name}.yaml: {name!r} is no name: " in line and "rename the file" in line
+
+
+def test_a_recipe_whose_chips_would_be_the_truth_is_one_line(unbuilt: Project) -> None:
+    recipe = unbuilt.path("config/recipes/osm.yaml").read_text()
+    with (
+        unbuilt.added("config/recipes/truth.yaml", recipe),
+        unbuilt.edited(STUDY, lambda text: text.replace("recipe: osm", "recipe: truth")),
+    ):
+        line = one_line(unbuilt, TARGET)
+    assert [word for word in (STUDY, "data.recipe", "truth.yaml", "data/demo/chips/truth") if word not in line] == []

@@ -131,9 +131,13 @@ def score_columns(table: pd.DataFrame) -> list[str]:
 
 
 def comparable_columns(table: pd.DataFrame) -> list[str]:
-    """The score columns whose best value may be marked: a loss only where all networks minimise the same one."""
-    losses = table["loss.name"].dropna().nunique() if "loss.name" in table else 1
-    return [name for name in score_columns(table) if not (lower_is_better(name) and losses > 1)]
+    """The score columns whose best value may be marked: a loss only where all networks minimise the same one.
+
+    Losses are the same when name and parameters are; a table has a column ``loss.*`` for all that differs.
+    """
+    settings = [name for name in table.columns if name.startswith("loss.")]
+    losses = table[table["kind"] == "run"][settings].astype(str).drop_duplicates()
+    return [name for name in score_columns(table) if not (lower_is_better(name) and len(losses) > 1)]
 
 
 def best_rows(table: pd.DataFrame, column: str) -> pd.Series[bool]:
