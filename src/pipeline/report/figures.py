@@ -116,7 +116,10 @@ def _history(run: Run, results: Path) -> pd.DataFrame:
 
 
 def _loss(run: Run) -> str:
-    return str(run.spec.get("loss", {}).get("name", "loss"))
+    """The loss with the parameters that the study varies: what has one scale."""
+    own = {name.removeprefix("loss."): value for name, value in run.varied.items() if name.startswith("loss.")}
+    name = own.pop("name", None) or run.spec.get("loss", {}).get("name", "loss")
+    return " ".join([str(name), *(f"{key} {plain(value)}" for key, value in own.items())])
 
 
 def _groups(networks: Sequence[Run], table: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
@@ -300,7 +303,7 @@ def _bar_rows(table: pd.DataFrame, select: str) -> list[str]:
     others = list(table["run"][table["kind"] != "run"])
     networks = table[(table["kind"] == "run") & table[select].notna()]
     ordered = networks.sort_values(select, ascending=lower_is_better(select), kind="stable")
-    groups = [name for name in ("model.name", "loss.name") if name in table]
+    groups = [name for name in table if name == "model.name" or name.startswith("loss.")]
     best = ordered.drop_duplicates(groups) if groups else ordered.head(1)
     chosen = list(best["run"].head(max(1, MOST_BARS - len(others)))) + others
     if not chosen:

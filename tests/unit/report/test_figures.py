@@ -106,6 +106,16 @@ def test_bars_keep_the_best_run_of_each_model_and_loss(tmp_path: Path) -> None:
     assert sorted(F._bar_rows(table, "val_mean_iou")) == sorted(wanted)
 
 
+def test_one_loss_with_other_parameters_is_another_loss(tmp_path: Path, drawn: list[Figure]) -> None:
+    runs = [network("unet", "focal", lr=lr, **{"loss.gamma": gamma}) for lr, gamma in ((1e-3, 1.0), (1e-4, 2.0))]
+    world = build_world(tmp_path, runs)
+    table = T.build_table(world.study, world.results)
+    F.learning_curves(world.study, world.results, tmp_path / "curves.png", table)
+    for title in ("Loss: focal gamma 1.0", "Loss: focal gamma 2.0"):
+        assert len(lines(drawn[0], title)) == 2
+    assert sorted(F._bar_rows(table, "val_mean_iou")) == sorted(run.id for run in runs)
+
+
 def test_label_distribution_stacks_shares_to_one_in_scheme_colours(tmp_path: Path, drawn: list[Figure]) -> None:
     pixels = {"train": [40, 30, 20, 10], "val": [1, 1, 1, 1], "test": [0, 0, 3, 1]}
     splits = {"block": {part: dict(zip(CLASSES, counts, strict=True)) for part, counts in pixels.items()}}
