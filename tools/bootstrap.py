@@ -51,13 +51,43 @@ def pip(*arguments):
         sys.exit("setup: pip failed; mend what it says above and run make again")
 
 
+def has_pip():
+    """Whether the venv has a Python with a pip: the making of it may have been killed before that."""
+    try:
+        with open(os.devnull, "w") as null:
+            command = [os.path.join(VENV, "bin", "python"), "-m", "pip", "--version"]
+            return subprocess.call(command, stdout=null, stderr=null) == 0
+    except OSError:
+        return False
+
+
+def make_venv():
+    """Make the venv anew; end with one line when this Python cannot."""
+    command = [sys.executable, "-m", "venv", "--clear", VENV]
+    made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    text = made.communicate()[0].strip()
+    if made.returncode == 0:
+        return
+    try:
+        import ensurepip  # noqa: F401 - Debian keeps it, or what it installs, in a package of its own
+
+        missing = "ensurepip is not" in text  # its lines are wrapped
+    except ImportError:
+        missing = True
+    if missing:
+        way_out = "run: apt-get install python3-venv, or give another Python: make PYTHON=/path/to/python3"
+        sys.exit("setup: %s cannot make a venv: %s" % (sys.executable, way_out))
+    reason = text.splitlines()[-1] if text else "exit status %d" % made.returncode
+    sys.exit("setup: making .venv failed: %s; mend that and run make again" % reason)
+
+
 def install():
     """Create the venv and install pins and package."""
     print("setup: installing the pinned packages into .venv (several GB, a few minutes the first time)", flush=True)
     if os.path.exists(STAMP):
         os.remove(STAMP)
-    if not os.path.exists(os.path.join(VENV, "bin", "python")):
-        subprocess.check_call([sys.executable, "-m", "venv", VENV])
+    if not has_pip():
+        make_venv()
     pip("install", "--quiet", "--requirement", os.path.join(HERE, "requirements.lock"))
     pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", HERE)
     write_stamp()

@@ -15,7 +15,8 @@ from pipeline.errors import PipelineError
 class Log:
     """Writes lines to standard error and to a file; `progress` writes at most one line per 10 seconds.
 
-    A terminal that went away (snakemake killed) does not stop the work: only the file is written from then on.
+    A terminal that went away (snakemake killed) does not stop the work: only the file is written from then on. Nor does
+    a file that cannot be written (disk full), whose lines are lost. Raises PipelineError if the file cannot be made.
     """
 
     def __init__(self, path: Path | None = None, every_s: float = 10.0, name: str = "") -> None:
@@ -25,13 +26,16 @@ class Log:
         self._terminal = True
         self._file = None
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the job
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - lives as long as the job
+            except OSError as error:
+                reason = f"{error.strerror}: {error.filename}"
+                raise PipelineError(f"cannot write the log {path}: {reason}; give another --log") from error
 
     def __call__(self, text: str) -> None:
         """Write one line."""
-        if self._file is not None:
-            self._file.write(text + "\n")
+        self.only_file(text)
         if self._terminal:
             try:
                 print(self._prefix + text, file=sys.stderr, flush=True)
@@ -46,32 +50,58 @@ class Log:
             self(text)
 
     def only_file(self, text: str) -> None:
-        """Write to the file alone."""
+        """Write to the file alone; what it does not take is lost."""
         if self._file is not None:
-            self._file.write(text + "\n")
+            with contextlib.suppress(OSError):
+                self._file.write((text + "\n").encode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager
 def reporting(log: Log) -> Iterator[None]:
-    """Turn a PipelineError into one line and exit status 1; log the traceback of anything else, then exit 1."""
+    """Make an end for people of whatever ends the block.
+
+    PipelineError and OSError are one line and exit status 1, an interrupt is one line and status 130; anything else is
+    a traceback and status 1. The log file gets the traceback of an OSError too.
+    """
     try:
         yield
     except PipelineError as error:
-        log("error: " + " ".join(str(error).split()))
+        log(_error_line(str(error)))
         sys.exit(1)
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
+        log("interrupted")
+        sys.exit(130)
+    except SystemExit:
         raise
     except BaseException as error:
-        log.only_file(traceback.format_exc())
-        if isinstance(error, OSError) and error.filename is not None:
-            log(f"error: {error.strerror}: {error.filename}")
+        log.only_file(traceback.format_exc().rstrip())
+        if isinstance(error, OSError):
+            log(_error_line(_describe(error)))
         else:
             traceback.print_exc()
         sys.exit(1)
 
 
+def _error_line(text: str) -> str:
+    return "error: " + " ".join(text.split())
+
+
+def _describe(error: OSError) -> str:
+    """What happened and to which file; where the error names none, which line of the package ran into it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return f"{reason}: {error.filename}"
+    package = Path(__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(package) and path != Path(__file__):
+            return f"{reason} (in {frame.name}, {path.relative_to(package.parent)}, line {frame.lineno})"
+    return reason
+
+
 def run(job: Callable[[Log], None], log_path: Path | None, name: str = "") -> None:
     """Run one job of the pipeline with a log and readable errors; `name` opens its lines on the terminal."""
-    log = Log(log_path, name=name)
+    with reporting(Log(name=name)):
+        log = Log(log_path, name=name)
     with reporting(log):
         job(log)

@@ -61,7 +61,7 @@ def parameters(family: str, name: str) -> dict[str, Any]:
 
 
 def accepts_any(family: str, name: str) -> bool:
-    """Whether `build` takes ``**kwargs`` (only models/smp.py may: it checks them itself, before training)."""
+    """Whether `build` takes ``**kwargs`` (only models/smp.py may: models/_smp.py checks them)."""
     return _signature(family, name).kwarg is not None
 
 
@@ -104,7 +104,17 @@ def check(family: str, name: Any, params: dict[str, Any] | None, place: str) -> 
         else:
             raise ConfigError(f"{place}: {noun} {name!r} has no parameter {key!r}; {choices(str(key), declared)}")
         check_json(resolved[key], f"{place}: {noun} {name!r}: {key}")
+    if (PACKAGE / family / f"_{name}.py").is_file():
+        _check_further(family, name, resolved, place)
     return resolved
+
+
+def _check_further(family: str, name: str, params: dict[str, Any], place: str) -> None:
+    """What a signature cannot say: a variant may have a light module ``_<name>.py`` with ``check(**params)``."""
+    try:
+        importlib.import_module(f"pipeline.{family}._{name}").check(**params)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def check_json(value: Any, place: str) -> None:

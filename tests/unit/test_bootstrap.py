@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shlex
+import subprocess
 import sys
 import tomllib
+import venv
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +17,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "bootstrap.py"
+
+
+DEBIAN = """The virtual environment was not created successfully because ensurepip is not
+available.  On Debian/Ubuntu systems, you need to install the python3-venv
+package using the following command.
+
+    apt install python3.11-venv
+
+Failing command: /project/.venv/bin/python3
+"""
+
+
+def write_program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -25,7 +44,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("requirements.lock", "pyproject.toml"):
         (tmp_path / name).write_text(name)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").touch()
+    write_program(tmp_path / ".venv" / "bin" / "python", "exit 0")
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(module, "HERE", str(tmp_path))
     monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
@@ -108,3 +127,92 @@ def test_a_moved_folder_is_mended_without_installing_all(
     assert (after / ".venv" / "bin" / "binary").read_bytes() == content
     bootstrap.main()
     assert len(bootstrap.calls) == 1
+
+
+@pytest.fixture
+def host(bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Replace the Python that runs the script by a shell script; what it was called with, one line a call."""
+    program, record = tmp_path / "python3", tmp_path / "calls"
+
+    def replace(script: str) -> list[str]:
+        write_program(program, f'echo "$@" >> {shlex.quote(str(record))}\n{script}')
+        monkeypatch.setattr(sys, "executable", str(program))
+        return record.read_text().splitlines() if record.exists() else []
+
+    return replace
+
+
+@pytest.mark.parametrize("missing", ["python3-venv", "python3-pip-whl"])
+def test_a_debian_without_venv_is_one_line(
+    bootstrap: ModuleType,
+    host: Callable[[str], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    missing: str,
+) -> None:
+    host(f"echo {shlex.quote(DEBIAN)}; exit 1")
+    if missing == "python3-venv":
+        monkeypatch.setitem(sys.modules, "ensurepip", None)  # importing it fails
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.main()
+    message = str(caught.value.code)
+    assert "apt-get install python3-venv" in message and "make PYTHON=" in message and "\n" not in message
+    out, err = capfd.readouterr()
+    assert (out.count("\n"), err) == (1, "")  # the line that says it begins
+    assert bootstrap.calls == []
+
+
+def test_a_venv_that_fails_otherwise_gives_its_own_reason(
+    bootstrap: ModuleType, host: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    for script, reason in (
+        ("echo one; echo No space left on device >&2; echo; exit 1", "No space left"),
+        ("exit 7", "7"),
+    ):
+        host(script)
+        with pytest.raises(SystemExit) as caught:
+            bootstrap.main()
+        message = str(caught.value.code)
+        assert message.startswith("setup: ") and reason in message and "\n" not in message
+        assert "python3-venv" not in message
+
+
+@pytest.mark.parametrize("python", ["exit 1", None], ids=["no pip", "not a program"])
+def test_a_venv_without_pip_is_made_anew(
+    bootstrap: ModuleType, host: Callable[[str], list[str]], tmp_path: Path, python: str | None
+) -> None:
+    path = tmp_path / ".venv" / "bin" / "python"
+    write_program(path, python or "")
+    if python is None:
+        path.chmod(0o644)
+    host(f"cp /bin/true {shlex.quote(str(path))}; chmod 755 {shlex.quote(str(path))}")
+    bootstrap.main()
+    assert host("exit 1") == [f"-m venv --clear {tmp_path / '.venv'}"]
+    assert len(bootstrap.calls) == 2
+    (tmp_path / ".venv" / ".installed").unlink()  # with its pip it is kept
+    bootstrap.main()
+    assert len(bootstrap.calls) == 4
+
+
+def test_a_real_venv_without_pip_gets_one(bootstrap: ModuleType, tmp_path: Path) -> None:
+    venv.create(tmp_path / ".venv", clear=True, with_pip=False)
+    left = tmp_path / ".venv" / "left"
+    left.touch()
+    bootstrap.main()
+    python = tmp_path / ".venv" / "bin" / "python"
+    assert subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    assert not left.exists() and len(bootstrap.calls) == 2
+
+
+def test_a_linked_venv_is_used_as_it_is(
+    bootstrap: ModuleType, host: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    write_program(tmp_path / ".venv" / "bin" / "python", "exit 1")
+    (tmp_path / ".venv").rename(tmp_path / "shared")
+    (tmp_path / ".venv").symlink_to(tmp_path / "shared")
+    host("exit 1")
+    bootstrap.main()
+    assert host("exit 1") == [] and bootstrap.calls == []

@@ -120,7 +120,7 @@ def test_mistakes_are_one_line(where: str, name: object, params: object, message
 
 
 def test_what_json_holds_is_passed_on_as_it_is() -> None:
-    given = {"foo": {"a": [1, 2.5, None, True, "x", {}]}, "bar": (8, 4), "baz": 10**400}
+    given = {"encoder": "tu-resnet10t", "foo": {"a": [1, 2.5, None, True, "x", {}]}, "bar": (8, 4), "baz": 10**400}
     assert given.items() <= variants.check("models", "smp", given, "x").items()
 
 

@@ -29,6 +29,13 @@ MISTAKES = {
         "[{focal: {gama: 2}},",
         [STUDY, "'focal'", "no parameter 'gama'", "did you mean 'gamma'?", "alpha"],
     ),
+    "unknown architecture": (
+        STUDY,
+        r"arch: Unet,",
+        "arch: Unett,",
+        [STUDY, "no architecture 'Unett'", "did you mean 'Unet'?", "DeepLabV3Plus"],
+    ),
+    "unknown encoder": (STUDY, r"mobilenet_v2", "mobilenet_v9", [STUDY, "no encoder", "did you mean 'mobilenet_v2'?"]),
     "no runs": (STUDY, r"losses: .*", "losses: []", [STUDY, "losses", "empty", "at least one"]),
     "south above north": (
         REGION,

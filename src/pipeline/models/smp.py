@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError, RunError, choices
-
-OURS = {"encoder_name": "encoder", "encoder_weights": "weights"}  # the library's names for parameters of build
-NO_LOGITS = ("activation", "aux_params")  # would change what the network returns
+from pipeline.models import _smp
 
 
 def build(
@@ -50,15 +47,12 @@ def build(
             library refuses.
         RunError: when the weights are neither in the cache nor can be fetched.
     """
-    architectures = _architectures()
-    if arch not in architectures:
-        raise ConfigError(f"model smp: no architecture {arch!r}; {choices(arch, architectures)}")
-    _check_encoder(encoder)
-    _check_weights(encoder, weights)
-    _check_parameters(architectures[arch], arch, encoder, kwargs)
+    _smp.check(arch=arch, encoder=encoder, weights=weights, **kwargs)
+    _check_timm(encoder)
+    made: type[nn.Module] = getattr(library, arch)
     try:
         with _quiet_hub():
-            network: nn.Module = architectures[arch](
+            network = made(
                 encoder_name=encoder,
                 encoder_weights=True if weights and encoder not in library.encoders.encoders else weights,
                 in_channels=in_channels,
@@ -76,44 +70,14 @@ def build(
     return network
 
 
-def _architectures() -> dict[str, type[nn.Module]]:
-    members = {name: getattr(library, name) for name in library.__all__}
-    return {name: value for name, value in members.items() if isinstance(value, type) and issubclass(value, nn.Module)}
-
-
-def _check_encoder(encoder: str) -> None:
-    known = list(library.encoders.encoders)
-    if encoder in known or library.encoders.is_equivalent_to_timm_universal(encoder):
+def _check_timm(encoder: str) -> None:
+    if encoder in library.encoders.encoders or library.encoders.is_equivalent_to_timm_universal(encoder):
         return
-    if encoder.startswith("tu-"):
-        import timm
+    import timm
 
-        if timm.is_model(encoder.removeprefix("tu-")):
-            return
+    if not (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
         known = [f"tu-{name}" for name in timm.list_models(f"{encoder[3:6]}*")] or ["tu-<name of a timm model>"]
-    raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
-
-
-def _check_weights(encoder: str, weights: str | None) -> None:
-    entry = library.encoders.encoders.get(encoder)
-    known = ["imagenet"] if entry is None else list(entry["pretrained_settings"])
-    if weights is not None and weights not in known:
-        raise ConfigError(f"model smp: no weights {weights!r} for encoder {encoder!r}; {choices(weights, known)}")
-
-
-def _check_parameters(network: type[nn.Module], arch: str, encoder: str, kwargs: dict[str, Any]) -> None:
-    """ConfigError for a parameter that the library would drop without a word, or that changes the output."""
-    signature = inspect.signature(network).parameters.values()
-    reserved = {*OURS, *NO_LOGITS, "in_channels", "classes"}
-    named = [p.name for p in signature if p.kind is not p.VAR_KEYWORD and p.name not in reserved]
-    for key in kwargs:
-        if key in OURS:
-            raise ConfigError(f"model smp: {key!r} is called {OURS[key]!r} here")
-        if key in NO_LOGITS:
-            raise ConfigError(f"model smp: {key!r} is not supported: the network must return logits alone")
-        timm_too = encoder not in library.encoders.encoders and not key.startswith("_")
-        if key not in named and not timm_too:
-            raise ConfigError(f"model smp: {arch} has no parameter {key!r}; {choices(key, named)}")
+        raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
 
 
 @contextmanager

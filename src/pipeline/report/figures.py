@@ -303,7 +303,7 @@ def _bar_rows(table: pd.DataFrame, select: str) -> list[str]:
     others = list(table["run"][table["kind"] != "run"])
     networks = table[(table["kind"] == "run") & table[select].notna()]
     ordered = networks.sort_values(select, ascending=lower_is_better(select), kind="stable")
-    groups = [name for name in table if name == "model.name" or name.startswith("loss.")]
+    groups = [name for name in map(str, table) if name == "model.name" or name.startswith("loss.")]
     best = ordered.drop_duplicates(groups) if groups else ordered.head(1)
     chosen = list(best["run"].head(max(1, MOST_BARS - len(others)))) + others
     if not chosen:

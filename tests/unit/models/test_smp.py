@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from pipeline import models
 from pipeline.errors import ConfigError, RunError
+from pipeline.models import _smp
 
 
 @pytest.mark.parametrize("encoder", ["mobilenet_v2", "resnet18"])
@@ -31,6 +33,19 @@ def test_parameters_of_the_architecture_are_passed_on() -> None:
     network = models.create("smp", encoder="mobilenet_v2", decoder_channels=[32, 16, 16, 8, 8], decoder_use_norm=False)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.decoder.modules())
     assert network.segmentation_head[0].in_channels == 8
+
+
+def test_what_is_read_from_the_source_is_what_the_library_has() -> None:
+    classes = [value for value in vars(library).values() if isinstance(value, type)]
+    known = {c.__name__: c for c in classes if issubclass(c, torch.nn.Module) and c.__name__ in library.__all__}
+    assert sorted(_smp.architectures()) == sorted(known)
+    assert _smp.encoders() == {
+        name: list(facts["pretrained_settings"]) for name, facts in library.encoders.encoders.items()
+    }
+    for name, architecture in known.items():
+        arguments = inspect.signature(architecture).parameters.values()
+        named = [a.name for a in arguments if a.kind is not a.VAR_KEYWORD]
+        assert _smp.parameters(name) == [own for own in named if own not in _smp.RESERVED]
 
 
 def test_encoder_of_timm() -> None:

@@ -1,0 +1,106 @@
+"""What segmentation-models-pytorch offers, read from its source with `ast`: importing it takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError, choices
+
+OURS = {"encoder_name": "encoder", "encoder_weights": "weights"}  # the library's names for parameters of build
+NO_LOGITS = ("activation", "aux_params")  # would change what the network returns
+RESERVED = {*OURS, *NO_LOGITS, "in_channels", "classes"}
+TIMM = ("tu-", "timm-")  # encoders that only timm can tell
+
+
+def check(*, arch: str, encoder: str, weights: str | None, **kwargs: Any) -> None:
+    """ConfigError for an architecture, encoder, set of weights or parameter that the library does not know.
+
+    A parameter of an architecture is one that the library would otherwise drop without a word, or refuse late. Encoders
+    of timm and their parameters are left to `pipeline.models.smp`; so is everything where the library is not installed.
+    """
+    if _package() is None:
+        return
+    if arch not in architectures():
+        raise ConfigError(f"model smp: no architecture {arch!r}; {choices(arch, architectures())}")
+    known = encoders()
+    if encoder not in known and not encoder.startswith(TIMM):
+        raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
+    sets = known.get(encoder, ["imagenet"])
+    if weights is not None and weights not in sets:
+        raise ConfigError(f"model smp: no weights {weights!r} for encoder {encoder!r}; {choices(weights, sets)}")
+    named = parameters(arch)
+    for key in kwargs:
+        if key in OURS:
+            raise ConfigError(f"model smp: {key!r} is called {OURS[key]!r} here")
+        if key in NO_LOGITS:
+            raise ConfigError(f"model smp: {key!r} is not supported: the network must return logits alone")
+        if key not in named and (encoder in known or key.startswith("_")):
+            raise ConfigError(f"model smp: {arch} has no parameter {key!r}; {choices(key, named)}")
+
+
+@functools.cache
+def architectures() -> list[str]:
+    """Names of the library's architectures, its own order."""
+    for target, value in _assignments(_source("__init__.py")):
+        if target == "_MODEL_ARCHITECTURES" and isinstance(value, ast.List):
+            return [item.id for item in value.elts if isinstance(item, ast.Name)]
+    return []
+
+
+@functools.cache
+def encoders() -> dict[str, list[str]]:
+    """Names of the library's own encoders and of their sets of pre-trained weights."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(_source("encoders").glob("*.py")):
+        for target, value in _assignments(path):
+            if target.endswith("_encoders"):
+                found |= {
+                    name: list(_entries(_entries(facts)["pretrained_settings"]))
+                    for name, facts in _entries(value).items()
+                }
+    return found
+
+
+@functools.cache
+def parameters(arch: str) -> list[str]:
+    """Parameters of an architecture that a config may set, without those that have another name here."""
+    for path in sorted(_source("decoders").glob("*/model.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == arch:
+                made = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+                names = [argument.arg for argument in (*made.args.args[1:], *made.args.kwonlyargs)]
+                return [name for name in names if name not in RESERVED]
+    return []
+
+
+def _package() -> Path | None:
+    spec = find_spec("segmentation_models_pytorch")
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
+def _source(name: str) -> Path:
+    package = _package()
+    assert package is not None
+    return package / name
+
+
+def _assignments(path: Path) -> Iterator[tuple[str, ast.expr]]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield node.targets[0].id, node.value
+
+
+def _entries(value: ast.expr) -> dict[str, ast.expr]:
+    """A dict in the source: its literal keys and what stands under them."""
+    if not isinstance(value, ast.Dict):
+        return {}
+    return {
+        str(key.value): item
+        for key, item in zip(value.keys, value.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
