@@ -41,8 +41,9 @@ rule download_imagery:
 
 
 rule extract_osm:
-    """Clip the OSM extract and split it into layers. Needs: a .osm.pbf. Gives: a GeoPackage and what was lost."""
+    """Clip the OSM extract and split it into layers. Needs: a .osm.pbf, the grid. Gives: layers and what was lost."""
     input:
+        grid="data/{region}/grid.json",
         pbf=local_file(lambda region, _: region.osm.path),
         code=code("extract_osm"),
     output:
@@ -53,10 +54,10 @@ rule extract_osm:
     conda:
         "../envs/pipeline.yaml"
     params:
-        region=region_json("bbox", "osm"),
+        region=region_json("osm"),
     shell:
-        "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --out {output.layers:q} "
-        "--summary {output.summary:q} --log {log:q}"
+        "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --grid {input.grid:q} "
+        "--out {output.layers:q} --summary {output.summary:q} --log {log:q}"
 
 
 rule warp_landcover:

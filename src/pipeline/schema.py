@@ -108,7 +108,7 @@ class XyzSource(Section):
     connections: int = Field(8, ge=1, le=64)
     retries: int = Field(5, ge=0, le=20)
     timeout_s: float = Field(30.0, gt=0)
-    max_missing: float = Field(0.0, ge=0, le=1, description="largest share of missing tiles that is no error")
+    max_missing: float = Field(0.0, ge=0, le=1, description="largest share of missing tiles per shard that is no error")
 
     @model_validator(mode="after")
     def _placeholders(self) -> XyzSource:

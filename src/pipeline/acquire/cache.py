@@ -7,7 +7,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,29 @@ CREATE TABLE IF NOT EXISTS tiles (
 """
 
 
+def cache_path(cache: Path, provider: str, template: str, shard: str) -> Path:
+    """``<cache>/tiles/<provider>/<10 hex digits of the template's hash>/<shard>.sqlite``.
+
+    Another url is another folder: an edit of the config throws nothing away. `template` is the url as it stands in the
+    config, ``${NAME}`` unexpanded.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {template}".encode()).hexdigest()[:10]
+    return Path(cache) / "tiles" / provider / digest / f"{shard}.sqlite"
+
+
+@contextmanager
+def holding(lock: Path, waiting: str, log: Log) -> Iterator[None]:
+    """Hold the lock file `lock`; while another process holds it, say `waiting` in one line and wait."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log(waiting)
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class CachedTile:
     """One answer of the server: 200 with a body, or a status that means missing (404, 410, 204) with an empty one."""
@@ -49,39 +72,34 @@ class TileCache:
     """The tiles of one shard; a context manager that holds a lock on the file, so that two downloads take turns.
 
     A tile is safe from a kill once its batch is committed: after `BATCH` tiles or `BATCH_S` seconds. A damaged file is
-    moved aside (``.damaged``), and a file made for another `template` is emptied; each is said in one line.
+    moved aside (``.damaged``), and tiles read from local `files` that changed since are dropped; each is said in one
+    line. Nothing else is ever dropped.
     """
 
-    def __init__(self, path: Path, template: str, log: Log) -> None:
-        """Name the file and the URL template it is for; `template` is stored, so it must hold no secret."""
+    def __init__(self, path: Path, template: str, log: Log, *, files: str = "") -> None:
+        """Name the file, and the URL template it is for, which is stored for the reader and must hold no secret.
+
+        `files` is a fingerprint of the local files that the tiles are read from, empty for a remote server.
+        """
         self.path = Path(path)
-        self._template = template
+        self._meta = {"format": str(FORMAT), "template": template, "files": files}
         self._log = log
+        self._stack = ExitStack()
         self._pending = 0
         self._committed = 0.0
 
     def __enter__(self) -> TileCache:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path.with_suffix(".lock"), "w")
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._log(f"waiting for another download that uses {self.path}")
-            fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
+        waiting = f"waiting for another download that uses {self.path}"
+        with ExitStack() as stack:
+            stack.enter_context(holding(self.path.with_suffix(".lock"), waiting, self._log))
             self._open()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            with self._errors():
-                self._commit()
-                self._db.close()
-        finally:
-            self._lock.close()
+        with self._stack, self._errors():
+            self._commit()
+            self._db.close()
 
     def _open(self) -> None:
         try:
@@ -98,15 +116,14 @@ class TileCache:
                 self._db = _connect(self.path)
         self._committed = time.monotonic()
         with self._errors():
-            self._check_template()
+            self._check_files()
 
-    def _check_template(self) -> None:
-        wanted = {"format": str(FORMAT), "template": self._template}
+    def _check_files(self) -> None:
         found = dict(self._db.execute("SELECT key, value FROM meta"))
-        if found and found != wanted:
-            self._log(f"{self.path}: was filled from another url ({found.get('template')}); its tiles are discarded")
+        if found and found.get("files") != self._meta["files"] and self._meta["files"]:
+            self._log(f"{self.path}: the local files that it was filled from changed; they are read again")
             self._db.execute("DELETE FROM tiles")
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", wanted.items())
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", self._meta.items())
         self._commit()
 
     def statuses(self) -> dict[Tile, int]:

@@ -31,7 +31,7 @@ def download_imagery(
         name: the source's name in the region, part of messages and of the cache's path.
         source: where the imagery comes from.
         grid, shard: the pixels wanted.
-        cache: folder of fetched bytes; tiles go to ``<cache>/tiles/<name>/<shard>.sqlite``.
+        cache: folder of fetched bytes; tiles go to ``<cache>/tiles/<name>/<hash of the url>/<shard>.sqlite``.
         out: a GeoTIFF, tiled and deflated, in the source's dtype (uint8 RGB for tiles), all bands but alpha, with an
             internal mask band: 255 where there is imagery, 0 where there is none; pixels without imagery are 0.
         manifest: where the returned mapping is written; equal pixels from an equal source give an equal file.

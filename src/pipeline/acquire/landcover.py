@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -108,6 +108,12 @@ def _open(config: LandcoverConfig) -> Any:
     if raster.crs is None:
         raster.close()
         raise DataError(f"{config.path}: has no coordinate system; give it one with gdal_translate -a_srs")
+    if not (raster.crs.is_geographic or raster.crs.is_projected):
+        raster.close()
+        raise DataError(
+            f"{config.path}: its coordinate system is neither geographic nor projected; "
+            "give it the right one with gdal_translate -a_srs"
+        )
     return raster
 
 
@@ -121,7 +127,9 @@ def _check_nodata(config: LandcoverConfig, nodata: float | None) -> None:
 
 def _warped(raster: Any, grid: Grid) -> Any:
     """The raster seen on the grid. Without a nodata value, an alpha band tells where it does not reach."""
-    missing = {"add_alpha": True} if raster.nodata is None else {"src_nodata": raster.nodata, "nodata": raster.nodata}
+    missing: dict[str, Any] = {"src_nodata": raster.nodata, "nodata": raster.nodata}
+    if raster.nodata is None:
+        missing = {"add_alpha": ColorInterp.alpha not in raster.colorinterp, "SRC_ALPHA_MAX": "1"}
     return WarpedVRT(
         raster,
         crs=grid.crs,
@@ -146,7 +154,7 @@ def _read(
     try:
         band = warped.read(1, window=window)
         if nodata is None:
-            return band, warped.read(warped.count, window=window) != 0
+            return band, warped.read(warped.colorinterp.index(ColorInterp.alpha) + 1, window=window) != 0
     except RasterioError as error:
         raise DataError(f"{path}: is damaged ({error}); get it again") from None
     return band, ~np.isnan(band) if np.isnan(nodata) else band != nodata

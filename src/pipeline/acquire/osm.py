@@ -6,8 +6,10 @@ ways, and islands as holes. What could not be assembled is counted and named, ne
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,10 +24,13 @@ import pyogrio
 import shapely
 from osmium import filter as osmium_filter
 from osmium.osm import AREA, RELATION, WAY
+from rasterio.crs import CRS
+from rasterio.warp import transform_bounds
 
 from pipeline import command
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, write_json
+from pipeline.grid import Grid
 
 BBox = tuple[float, float, float, float]
 LINE_COLUMNS = ("width", "lanes", "tracktype", "tunnel", "bridge", "area", "layer", "name")
@@ -44,6 +49,8 @@ LINEAR_NATURAL = ("coastline", "cliff", "ridge", "arete", "valley", "tree_row", 
 MARGIN_M = 250.0  # half the widest line a recipe may ask for
 BIG_FILE_BYTES = 256 << 20  # above this size node locations go to a file instead of to memory
 BATCH = 20_000
+NODES = ".nodes."  # name of the scratch folder of node locations
+DISK_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
 
 Log = Callable[[str], None]
 
@@ -57,13 +64,26 @@ def expand_bbox(bbox: BBox, margin_m: float) -> BBox:
     return west - lon_deg, south - lat_deg, east + lon_deg, north + lat_deg
 
 
+def grid_box(grid: Grid) -> BBox:
+    """The box (west, south, east, north; degrees) around all of the grid, whose edges are bent in degrees.
+
+    A grid across the antimeridian or over a pole gets all longitudes.
+    """
+    west, south, east, north = transform_bounds(
+        CRS.from_user_input(grid.crs), CRS.from_epsg(4326), *grid.bounds, densify_pts=101
+    )
+    if west >= east:
+        west, east = -180.0, 180.0
+    return round(west, 7), round(south, 7), round(east, 7), round(north, 7)
+
+
 def extract_osm(pbf: Path, bbox: BBox | None, out: Path, summary: Path, *, log: Log) -> dict[str, Any]:
     """Split an .osm.pbf into the layers of `LAYER_COLUMNS`, EPSG:4326, one GeoPackage.
 
     Args:
         pbf: the extract.
-        bbox: west, south, east, north in degrees; features that touch it, widened by 250 m, are kept whole.
-            None keeps all.
+        bbox: west, south, east, north in degrees (see `grid_box`); features that touch it, widened by 250 m, are
+            kept whole. None keeps all.
         out: GeoPackage to write; all layers exist, also empty ones. `roads` and `waterways` hold LineStrings (a way
             with missing nodes gives one row per stretch that is left), the others MultiPolygons. Columns: osm_id
             (int64), osm_type (way or relation), the raw tag texts of `LAYER_COLUMNS`, and `tags` (all tags as JSON).
@@ -77,10 +97,10 @@ def extract_osm(pbf: Path, bbox: BBox | None, out: Path, summary: Path, *, log: 
         ``areas_not_assembled``, each a sorted list of ids; ``highway_areas``, the count of highways mapped as areas.
 
     Raises:
-        DataError: the file is absent, damaged or no PBF; nothing is written then.
+        DataError: the file is absent, damaged or no PBF, or the disk takes no more; nothing is written then.
     """
     pbf = Path(pbf)
-    with _readable(pbf):
+    with _readable(pbf, Path(out).parent):
         relations = _Relations.read(pbf)
         collector = _Collector(None if bbox is None else expand_bbox(bbox, MARGIN_M))
         _collect(pbf, collector, Path(out).parent, log)
@@ -104,8 +124,8 @@ def extract_osm(pbf: Path, bbox: BBox | None, out: Path, summary: Path, *, log: 
 
 
 @contextmanager
-def _readable(pbf: Path) -> Iterator[None]:
-    """Turn whatever libosmium says about a broken file into one DataError."""
+def _readable(pbf: Path, scratch: Path) -> Iterator[None]:
+    """Turn whatever libosmium says about a broken file, or about writing below `scratch`, into one DataError."""
     if not pbf.is_file():
         raise DataError(
             f"the OSM extract {str(pbf)!r} does not exist; download one, for example from a regional mirror"
@@ -113,6 +133,8 @@ def _readable(pbf: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if any(part in str(error) for part in (*DISK_ERRORS, "resize file", "Write ", "write ", NODES)):
+            raise DataError(f"{scratch}: cannot be written to ({error}); free space there and run again") from None
         raise DataError(f"{pbf}: is damaged or no .osm.pbf ({error}); download the extract again") from None
 
 
@@ -273,9 +295,10 @@ def _collect(pbf: Path, collector: _Collector, scratch: Path, log: Log) -> None:
     folder = None
     if pbf.stat().st_size > BIG_FILE_BYTES:
         scratch.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=".nodes.", suffix=".part", dir=scratch)
-        processor = processor.with_locations(f"sparse_file_array,{folder}/locations")
+        folder = tempfile.mkdtemp(prefix=NODES, suffix=".part", dir=scratch)
     try:
+        if folder is not None:
+            processor = processor.with_locations(f"sparse_file_array,{folder}/locations")
         processor = (
             processor.with_areas(osmium_filter.KeyFilter(*AREA_KEYS))
             .with_filter(osmium_filter.EntityFilter(WAY | AREA))

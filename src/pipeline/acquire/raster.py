@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ class Mosaic:
         self._grid = grid
         self._shards = {(shard.row_px, shard.col_px): shard for shard in grid.shards()}
         self._files: OrderedDict[str, Any] = OrderedDict()
-        with open_raster(next(iter(self._paths.values()))) as first:
+        with self._open_file(next(iter(self._paths.values()))) as first:
             self.count = int(first.count)
             self.dtype = str(first.dtypes[0])
 
@@ -151,7 +151,7 @@ class Mosaic:
                 window = Window(c0 - left, r0 - top, c1 - c0, r1 - r0)
                 part = (slice(r0 - row_px, r1 - row_px), slice(c0 - col_px, c1 - col_px))
                 file = self._open(shard)
-                with _readable(self._paths[shard.name]):
+                with _readable(self._paths[shard.name], _built_again):
                     pixels[(slice(None), *part)] = file.read(window=window)
                     valid[part] = file.dataset_mask(window=window) > 0
         return pixels, valid
@@ -163,18 +163,32 @@ class Mosaic:
         if shard.name not in self._paths:
             raise DataError(f"no file for shard {shard.name!r}; there are {', '.join(sorted(self._paths))}")
         path = self._paths[shard.name]
-        file = open_raster(path)
+        file = self._open_file(path)
         found = (file.height, file.width, file.count, file.dtypes[0])
         if found != (shard.height, shard.width, self.count, self.dtype):
             file.close()
             raise DataError(
                 f"{path}: height, width, bands, dtype are {found}, expected "
-                f"{(shard.height, shard.width, self.count, self.dtype)}; delete it and build it again"
+                f"{(shard.height, shard.width, self.count, self.dtype)}; {_built_again(path)}"
             )
         self._files[shard.name] = file
         if len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)[1].close()
         return file
+
+    @staticmethod
+    def _open_file(path: Path) -> Any:
+        if not path.exists():
+            raise DataError(f"{path}: the raster does not exist; {_built_again(path)}")
+        with _readable(path, _built_again):
+            return rasterio.open(path)
+
+
+def _built_again(path: Path) -> str:
+    """How to have a shard file made again: rules look at its manifest, so deleting the raster alone does nothing."""
+    manifests = [path.with_suffix(".json"), path.with_name(f"{path.stem}_stats.json")]
+    files = [file for file in (path, *manifests) if file.exists()] or [path]
+    return f"delete {' and '.join(map(str, files))} and run again"
 
 
 def open_raster(path: Path) -> Any:
@@ -186,12 +200,12 @@ def open_raster(path: Path) -> Any:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, advice: Callable[[Path], str] = lambda _: "it may be damaged or cut off") -> Iterator[None]:
     try:
         yield
     except RasterioError as error:
         text = " ".join(str(error.__cause__ or error).split())
-        raise DataError(f"{path}: is not readable as a raster ({text}); it may be damaged or cut off") from None
+        raise DataError(f"{path}: is not readable as a raster ({text}); {advice(path)}") from None
 
 
 def raster_grid(path: Path, bbox: tuple[float, float, float, float] | None, shard_px: int) -> Grid:
@@ -201,7 +215,7 @@ def raster_grid(path: Path, bbox: tuple[float, float, float, float] | None, shar
     the longer side of the grid, so that the whole region is shard ``r00c00``.
 
     Raises:
-        DataError: no coordinate system, a rotated or south-up raster, or a box outside of it.
+        DataError: no coordinate system of the Earth, a rotated or south-up raster, or a box outside of it.
     """
     with open_raster(path) as source:
         crs, transform, height, width = _crs(source, path), source.transform, source.height, source.width
@@ -249,7 +263,19 @@ def _crs(source: Any, path: Path) -> CRS:
         raise DataError(
             f"{path}: has no coordinate system; give it the right one, e.g. gdal_edit.py -a_srs EPSG:<code> {path}"
         )
-    return source.crs
+    crs: CRS = source.crs
+    if not (crs.is_geographic or crs.is_projected):
+        reason = "is neither geographic nor projected"
+    else:
+        try:
+            pyproj.Transformer.from_crs(crs.to_wkt(), "EPSG:4326")
+            return crs
+        except pyproj.exceptions.ProjError:
+            reason = "cannot be brought to longitude and latitude"
+    raise DataError(
+        f"{path}: its coordinate system {reason} ({_crs_text(crs)[:60]}); give it the right one, "
+        f"e.g. gdal_edit.py -a_srs EPSG:<code> {path}"
+    )
 
 
 def _crs_text(crs: CRS) -> str:
@@ -316,12 +342,18 @@ def download_raster(name: str, source: RasterSource, grid: Grid, shard: Shard, o
 
 
 def _bands(name: str, source: RasterSource, raster: Any) -> list[int]:
-    if source.bands is None:
-        return [i for i, kind in enumerate(raster.colorinterp, start=1) if kind != ColorInterp.alpha]
-    for band in source.bands:
-        if not 1 <= band <= raster.count:
+    kinds = dict(enumerate(raster.colorinterp, start=1))
+    for band in source.bands or ():
+        if band not in kinds:
             raise DataError(f"imagery {name!r}: bands: {band} does not exist; {source.path} has 1 to {raster.count}")
-    return list(source.bands)
+    bands = source.bands or [band for band, kind in kinds.items() if kind != ColorInterp.alpha]
+    for band in bands:
+        if kinds[band] == ColorInterp.palette:
+            raise DataError(
+                f"imagery {name!r}: {source.path}: band {band} holds numbers of a colour table, no brightness; "
+                f"make colours of it: gdal_translate -expand rgb {source.path} <new>.tif"
+            )
+    return list(bands)
 
 
 def _own_offset(raster: Any, crs: CRS, grid: Grid) -> tuple[int, int] | None:
@@ -362,11 +394,14 @@ def _warped(raster: Any, grid: Grid) -> WarpedVRT:
         resampling=Resampling.bilinear,
         add_alpha=not has_alpha,
         UNIFIED_SRC_NODATA="YES",
+        SRC_ALPHA_MAX="1",  # any alpha but 0 is imagery, also 1 in a band of 16 bits
     )
 
 
 def _strips(raster: Any, bands: list[int], shard: Shard, offset: tuple[int, int]) -> Iterator[tuple[Pixels, Valid]]:
     """Strips of the shard from a dataset in which the grid's corner is at `offset` (row, column)."""
+    # Below an alpha band GDAL's own mask is right for uint8 and uint16 alone.
+    alpha = next((band for band, kind in enumerate(raster.colorinterp, 1) if kind == ColorInterp.alpha), None)
     left = offset[1] + shard.col_px
     c0, c1 = max(0, left), min(raster.width, left + shard.width)
     for start in range(0, shard.height, BLOCK_PX):
@@ -379,7 +414,10 @@ def _strips(raster: Any, bands: list[int], shard: Shard, offset: tuple[int, int]
             window = Window(c0, r0, c1 - c0, r1 - r0)
             part = (slice(r0 - top, r1 - top), slice(c0 - left, c1 - left))
             pixels[(slice(None), *part)] = raster.read(bands, window=window)
-            valid[part] = raster.dataset_mask(window=window) > 0
+            if alpha is None:
+                valid[part] = raster.dataset_mask(window=window) > 0
+            else:
+                valid[part] = raster.read(alpha, window=window) != 0
         if pixels.dtype.kind == "f":
             valid &= ~np.isnan(pixels).any(axis=0)
         yield pixels, valid

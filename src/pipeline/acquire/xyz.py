@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.acquire.cache import Tile, TileCache
+from pipeline.acquire.cache import Tile, TileCache, cache_path, holding
 from pipeline.acquire.http import BadTile, Check, Fetched, Policy, TileUrl, fetch_all
 from pipeline.acquire.raster import BLOCK_PX, Pixels, Valid, write_shard
 from pipeline.acquire.serve import serve_tiles
@@ -61,25 +61,31 @@ def download_xyz(
     """Fetch the tiles of one shard and write them to `out`; return the manifest (see `download_imagery`).
 
     Tiles become uint8 [3, 256, 256] whatever their format: grey is repeated, palettes are looked up, alpha 0 and
-    missing tiles are without imagery. With `source.serve`, a server on loopback lives as long as the download, and
-    tiles whose file changed since are fetched again.
+    missing tiles are without imagery. One shard of a source at a time asks its server, so that `connections` and
+    Retry-After hold for the source. With `source.serve`, a server on loopback lives as long as the download, shards
+    take no turns, and tiles are read again once files changed.
     """
     window = _window(name, source, grid, shard, zoom)
     label = f"{name}, shard {shard.name}"
     with ExitStack() as stack:
         host = stack.enter_context(serve_tiles(source.serve)) if source.serve is not None else ""
         url = TileUrl(source.url, host)
-        identity = url.public if source.serve is None else f"{url.public} from {_files_of(source.serve, window)}"
-        path = Path(cache) / "tiles" / name / f"{shard.name}.sqlite"
-        store = stack.enter_context(TileCache(path, identity, log))
+        template = source.url if source.serve is None else f"{source.url} from {source.serve}"
+        files = "" if source.serve is None else _files_of(source.serve, window)
+        path = cache_path(cache, name, template, shard.name)
+        store = stack.enter_context(TileCache(path, url.public, log, files=files))
         policy = Policy(source.connections, source.retries, source.timeout_s, use_proxy=source.serve is None)
-        done = fetch_all(label, window.tiles, url, store, _check(label, url), policy, log)
+        alone = source.serve is None and not store.statuses().keys() >= set(window.tiles)
+        waiting = f"{label}: waiting for another shard of {name}; one at a time asks its server"
+        with holding(path.parents[1] / "download.lock", waiting, log) if alone else nullcontext():
+            done = fetch_all(label, window.tiles, url, store, _check(label, url), policy, log)
         _report(label, done, store.dates(), log)
         share = done.missing / done.requested
         if share > source.max_missing:
             raise DownloadError(
                 f"{label}: {done.missing} of {done.requested} tiles ({share:.1%}) are missing at {url.public}, above "
-                f"max_missing: {source.max_missing:g}; correct the bbox or raise imagery.{name}.max_missing"
+                f"max_missing: {source.max_missing:g} of a shard; correct the bbox, raise imagery.{name}.max_missing, "
+                f"or, if they exist by now, delete {path} and run again"
             )
         totals = _Totals()
         written = write_shard(out, grid, shard, BANDS, "uint8", _strips(window, store, totals))
@@ -118,7 +124,7 @@ def _window(name: str, source: XyzSource, grid: Grid, shard: Shard, zoom: int | 
 
 
 def _files_of(folder: Path, window: Window) -> str:
-    """The folder and a fingerprint of the names, sizes and times of the window's tile files in it."""
+    """A fingerprint of the names, sizes and times of the window's tile files in `folder`."""
     digest = hashlib.sha256()
     for x in window.cols:
         column = folder / str(window.zoom) / str(x)
@@ -130,7 +136,7 @@ def _files_of(folder: Path, window: Window) -> str:
                 if stem.isdecimal() and int(stem) in window.rows:
                     status = entry.stat()
                     digest.update(f"{x}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return f"{folder} ({digest.hexdigest()[:12]})"
+    return digest.hexdigest()[:12]
 
 
 def _report(label: str, done: Fetched, dates: tuple[str, str] | None, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""The tile cache: kills, damage, another url, two downloads at once."""
+"""The tile cache: kills, damage, changed files, two downloads at once."""
 
 from __future__ import annotations
 
@@ -100,16 +100,22 @@ def test_a_tile_that_differs_from_its_hash_is_an_error(tmp_path, log):
         cache.get((9, 1, 7))
 
 
-def test_another_url_empties_the_cache_in_one_line(tmp_path, log):
+def test_a_template_is_only_noted(tmp_path, log):
+    """Which file belongs to which url is the caller's; nothing that was fetched is thrown away for its sake."""
     path = tmp_path / "r00c00.sqlite"
     fill(path, log, 5)
-    fill(path, log, 5)
-    assert log.lines == []
     with TileCache(path, TEMPLATE.replace("host", "elsewhere"), log) as cache:
-        assert cache.statuses() == {}
-    assert len(log.lines) == 1 and TEMPLATE in log.lines[0]
-    with TileCache(path, TEMPLATE, log) as cache:
-        assert cache.statuses() == {}
+        assert len(cache.statuses()) == 5
+    assert log.lines == []
+
+
+def test_local_files_that_changed_are_read_again_in_one_line(tmp_path, log):
+    path = tmp_path / "r00c00.sqlite"
+    for files, kept in (("5 files", 0), ("5 files", 1), ("6 files", 0), ("6 files", 1)):
+        with TileCache(path, TEMPLATE, log, files=files) as cache:
+            assert len(cache.statuses()) == kept
+            cache.put((9, 0, 7), 200, b"body")
+    assert len(log.lines) == 1 and str(path) in log.lines[0] and "changed" in log.lines[0]
 
 
 def test_a_file_of_another_program_is_left_alone(tmp_path, log):

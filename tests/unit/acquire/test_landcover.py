@@ -152,3 +152,27 @@ def test_damaged_blocks_are_one_clear_error(tmp_path):
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(DataError, match=r"lc\.tif"):
         warp(tmp_path, path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_an_alpha_band_says_where_there_is_no_data(tmp_path, dtype):
+    values = random_values(dtype)
+    path = tmp_path / "lc.tif"
+    options = {"crs": "EPSG:4326", "transform": rasterio.Affine(RES, 0, 8.0 - 3 * RES, 0, -RES, 50.006 + 4 * RES)}
+    options |= {"photometric": "MINISBLACK", "alpha": "YES"}
+    height, width = values.shape
+    with rasterio.open(path, "w", "GTiff", width, height, 2, dtype=dtype, **options) as raster:
+        alpha = np.ones_like(values)
+        alpha[10:14] = 0
+        raster.write(np.stack([values, alpha]))
+    band, _, _ = warp(tmp_path, path)
+    values[10:14] = 0
+    expected, clear = nearest(values)
+    np.testing.assert_array_equal(band[clear], expected[clear])
+    assert 0.05 < (band == 255).mean() < 0.5
+
+
+@pytest.mark.parametrize("crs", ['LOCAL_CS["site",UNIT["metre",1]]', "EPSG:4978"])
+def test_a_coordinate_system_that_is_no_map_is_one_clear_line(tmp_path, crs):
+    with pytest.raises(DataError, match=r"lc\.tif: its coordinate system .* neither geographic nor projected"):
+        warp(tmp_path, source(tmp_path / "lc.tif", random_values(), crs=crs))

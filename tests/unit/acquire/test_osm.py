@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import osmium
 import pyogrio
 import pytest
 import shapely
 from osmium.osm import mutable
-from pyproj import Geod
+from pyproj import Geod, Transformer
 
 from pipeline.acquire import osm
-from pipeline.acquire.osm import extract_osm
+from pipeline.acquire.osm import extract_osm, grid_box
 from pipeline.errors import DataError
+from pipeline.grid import Grid, web_mercator_grid
 
 LAYERS = {
     "roads": "LineString",
@@ -250,3 +254,101 @@ def test_paths_may_be_in_a_new_folder(tmp_path):
     out = tmp_path / "new" / "layers.gpkg"
     extract_osm(pbf, None, out, tmp_path / "other" / "osm.json", log=print)
     assert out.exists()
+
+
+def metric_grid(crs, left, top, width_m, height_m):
+    return Grid(crs, left, top, 10.0, 10.0, round(width_m / 10), round(height_m / 10), 10.0, 10.0, 8192)
+
+
+GRIDS = {
+    "UTM far off its meridian": metric_grid("EPSG:32632", 830_000.0, 6_700_000.0, 40_000, 40_000),
+    "Lambert conic": metric_grid("EPSG:3034", 3_000_000.0, 3_500_000.0, 100_000, 30_000),
+    "polar": metric_grid("EPSG:3995", 300_000.0, 900_000.0, 50_000, 50_000),
+    "over the pole": metric_grid("EPSG:3995", -20_000.0, 20_000.0, 40_000, 40_000),
+    "over the antimeridian": metric_grid("EPSG:32660", 700_000.0, 5_000_000.0, 90_000, 20_000),
+    "x/y/z": web_mercator_grid((8.0, 50.0, 8.1, 50.1), 12, 256),
+    "degrees": Grid("EPSG:4326", 8.0, 50.0, 0.01, 0.01, 30, 20, 700.0, 1100.0, 8192),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_box_of_a_grid_holds_all_of_its_edge(name):
+    """Against pyproj, point by point; at most a thousandth of the edge of the box is spare."""
+    grid = GRIDS[name]
+    left, bottom, right, top = grid.bounds
+    along = np.linspace(0, 1, 4001)
+    x = np.concatenate([left + along * (right - left)] * 2 + [np.full(4001, left), np.full(4001, right)])
+    y = np.concatenate([np.full(4001, top), np.full(4001, bottom)] + [bottom + along * (top - bottom)] * 2)
+    lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
+    west, south, east, north = osm.expand_bbox(grid_box(grid), osm.MARGIN_M)
+    assert -180 <= grid_box(grid)[0] < grid_box(grid)[2] <= 180
+    assert ((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)).all()
+    if name.startswith("over"):
+        assert (east - west) >= 359.99  # libosmium's coordinates end at 180 degrees: both sides, thus all around
+    else:
+        found, true = np.array(grid_box(grid)), np.array([lon.min(), lat.min(), lon.max(), lat.max()])
+        assert np.abs(found - true).max() <= 1e-3 * max(true[2] - true[0], true[3] - true[1])
+
+
+def test_nothing_in_the_corners_of_a_projected_grid_is_lost(tmp_path):
+    """A road at every corner of a raster that the box in its config leaves out, and one that is far away."""
+    grid = GRIDS["UTM far off its meridian"]
+    to_degrees = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    left, bottom, right, top = grid.bounds
+    city = Map()
+    corners = [(left + 50, top - 50), (right - 50, top - 50), (left + 50, bottom + 50), (right - 50, bottom + 50)]
+    for number, (x, y) in enumerate(corners, start=1):
+        points = [to_degrees.transform(x + shift, y) for shift in (-20, 20)]
+        city.way(number, [tuple(round(float(v), 7) for v in point) for point in points], {"highway": "track"})
+    city.way(9, [(30.0, 10.0), (30.1, 10.0)], {"highway": "track"})
+    frames, found, _ = extract(tmp_path, city, grid_box(grid))
+    assert frames["roads"].osm_id.tolist() == [1, 2, 3, 4]
+    assert found["bbox"] == list(grid_box(grid))
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from pipeline.acquire import osm
+from pipeline.errors import DataError
+osm.BIG_FILE_BYTES = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+out = Path(sys.argv[2])
+try:
+    osm.extract_osm(Path(sys.argv[1]), None, out / "layers.gpkg", out / "osm.json", log=print)
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_no_fault_of_the_extract(tmp_path):
+    """A file of node locations that may not grow: the operating system's own refusal."""
+    city = Map()
+    lake_with_island(city)
+    pbf, out = city.write(tmp_path / "map.osm.pbf"), tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(pbf), str(out)], capture_output=True, text=True)
+    assert f"{out}: cannot be written to" in done.stdout, done
+    assert "damaged" not in done.stdout and done.stdout.count("\n") == 1
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write failed: No space left on device",
+        "Disk quota exceeded",
+        "Write error",
+        "can't open file 'out/.nodes.x.part/locations'",
+    ],
+)
+def test_errors_of_writing_name_the_folder(tmp_path, monkeypatch, text):
+    city = Map()
+    lake_with_island(city)
+
+    def collect(*_):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(osm, "_collect", collect)
+    with pytest.raises(DataError, match=rf"out: cannot be written to \({text}\)") as caught:
+        extract_osm(city.write(tmp_path / "map.osm.pbf"), None, tmp_path / "out" / "l", tmp_path / "s", log=print)
+    assert "damaged" not in str(caught.value)

@@ -130,6 +130,134 @@ def test_alpha_and_mask_bands_are_the_validity(tmp_path, log, kind):
     assert not found[:, 10:19, 15:].any() and found[:, :9].all()
 
 
+DTYPES = ["uint8", "int8", "uint16", "int16", "float32"]
+
+
+def holed(folder, dtype, kind):
+    """A raster 0.2 of which (20 of its columns) is without imagery, told by nodata, NaN, an alpha band or a mask."""
+    pixels = np.minimum(noise(4, 100, 100), 99).astype(dtype)
+    path, hole = folder / "a.tif", np.arange(100) < 20
+    if kind == "nodata":
+        pixels[:, :, hole] = 0
+        return write(path, pixels, nodata=0), pixels[:3]
+    if kind == "nan":
+        pixels[:, :, hole] = np.nan
+        return write(path, pixels, nodata=np.nan), pixels[:3]
+    if kind == "mask":
+        return write(path, pixels, mask=np.where(np.tile(hole, (100, 1)), 0, 255).astype(np.uint8)), pixels[:3]
+    pixels[3] = np.where(hole, 0, int(kind.removeprefix("alpha ")))
+    return write(path, pixels, alpha=True), pixels[:3]
+
+
+KINDS = [(dtype, kind) for dtype in DTYPES for kind in ("nodata", "mask", "alpha 1", "alpha 127")]
+KINDS += [("float32", "nan"), ("uint8", "alpha 255"), ("int16", "alpha 32767"), ("uint16", "alpha 65535")]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), KINDS)
+@pytest.mark.parametrize("how", ["copied", "warped"])
+def test_validity_is_kept_whatever_the_dtype(tmp_path, log, dtype, kind, how):
+    path, pixels = holed(tmp_path, dtype, kind)
+    own = raster_grid(path, None, 256)
+    # 25 pixels more on each side, which the raster does not reach; warped: half a pixel off its lattice.
+    shift = 0.0 if how == "copied" else 0.5 * RES
+    larger = {"left": own.left - 25 * RES + shift, "top": own.top + 25 * RES - shift, "width": 150, "height": 150}
+    grid = Grid(**{**own.__dict__, **larger})
+    manifest, found, mask, _ = cut(tmp_path, path, log, grid, bands=[1, 2, 3])
+    assert manifest["resampled"] is (how == "warped") and found.dtype == dtype
+    there = np.zeros((150, 150), bool)
+    there[25:125, 45:125] = True
+    if how == "copied":
+        assert np.array_equal(mask > 0, there)
+        want = np.zeros((3, 150, 150), dtype)
+        want[:, 25:125, 45:125] = pixels[:, :, 20:]
+        assert np.array_equal(found, want)
+        assert manifest["share_missing"] == pytest.approx(1 - 0.8 * 100**2 / 150**2, abs=1e-6)
+        return
+    edge = np.zeros_like(there)  # where a pixel lies half on imagery and half on none
+    edge[23:127, 43:127] = True
+    edge[27:123, 47:123] = False
+    assert np.array_equal((mask > 0)[~edge], there[~edge])
+    assert not found[:, mask == 0].any()
+    inner = there & ~edge
+    four = sum(np.pad(pixels.astype(float), ((0, 0), (25, 25), (25, 25)))[:, i : 150 + i - 1, j : 150 + j - 1]
+               for i in (0, 1) for j in (0, 1)) / 4  # fmt: skip
+    inner[-1], inner[:, -1] = False, False
+    rounding = 1e-3 if dtype == "float32" else 0.501
+    assert np.abs(found[:, inner] - four[:, inner[:-1, :-1]]).max() <= rounding
+
+
+def test_an_int16_raster_does_not_cover_a_larger_grid(tmp_path, log):
+    """300 by 300 pixels of 2 m on 10 km²: nearly everything is missing."""
+    path = write(tmp_path / "a.tif", noise(1, 300, 300, "int16"))
+    to_lonlat = pyproj.Transformer.from_crs(UTM, 4326, always_xy=True)
+    west, north = to_lonlat.transform(WEST - 1300, NORTH + 1300)
+    east, south = to_lonlat.transform(WEST + 1900, NORTH - 1900)
+    grid = as_one_shard(web_mercator_grid((west, south, east, north), 17, 256))
+    manifest, _, mask, _ = cut(tmp_path, path, log, grid)
+    geod = pyproj.Geod(ellps="WGS84")
+    box_m2 = geod.inv(west, north, east, north)[2] * geod.inv(west, north, west, south)[2]
+    assert manifest["share_missing"] == pytest.approx(1 - 600**2 / box_m2, abs=1e-3)
+    assert (mask == 0).mean() == pytest.approx(manifest["share_missing"], abs=1e-6)
+
+
+def test_a_colour_table_is_refused(tmp_path, log):
+    path = tmp_path / "a.tif"
+    write(path, noise(1, 40, 50), photometric="PALETTE")
+    with rasterio.open(path, "r+") as raster:
+        raster.write_colormap(1, {value: (value, 255 - value, 7, 255) for value in range(256)})
+    grid = raster_grid(path, None, 256)
+    for bands in (None, [1]):
+        with pytest.raises(DataError, match=r"'aerial': .*a\.tif: band 1 .*gdal_translate -expand rgb") as caught:
+            cut(tmp_path, path, log, grid, bands=bands)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r00c00.out.tif").exists()
+
+
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+
+
+@pytest.mark.parametrize("crs", [LOCAL, "EPSG:4978", "IAU_2015:30100"])
+def test_a_coordinate_system_without_a_place_on_earths_map_is_one_clear_line(tmp_path, log, warped_grid, crs):
+    path = write(tmp_path / "a.tif", noise(1, 40, 50), crs=crs)
+    for attempt in (
+        lambda: raster_grid(path, None, 256),
+        lambda: raster_grid(path, (39.0, 36.0, 39.1, 36.1), 256),
+        lambda: cut(tmp_path, path, log, warped_grid),
+    ):
+        with pytest.raises(DataError, match=r"a\.tif: its coordinate system .*gdal_edit") as caught:
+            attempt()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32637+5773", "EPSG:4326", "EPSG:4979", "EPSG:3995"])
+def test_compound_geographic_and_polar_systems_are_fine(tmp_path, crs):
+    res = 0.001 if crs in ("EPSG:4326", "EPSG:4979") else RES
+    path = write(tmp_path / "a.tif", noise(1, 40, 50), crs, Affine(res, 0, 39, 0, -res, 36))
+    assert raster_grid(path, None, 256).width == 50
+
+
+@pytest.mark.parametrize("manifest", ["r00c01.json", "r00c01_stats.json"])
+@pytest.mark.parametrize("damage", ["another size", "cut off", "absent"])
+def test_how_a_shard_file_is_built_again_names_what_rules_look_at(mosaic_files, tmp_path, manifest, damage):
+    """Rule cut_chips depends on the manifest alone, so that deleting the raster would change nothing."""
+    grid, paths, _, _ = mosaic_files
+    (tmp_path / manifest).write_text("{}")
+    path = paths["r00c01"]
+    if damage == "another size":
+        write(path, noise(2, 5, 5, "uint16"))
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        path.unlink()
+    want = (
+        rf"delete \S+{manifest} and run" if damage == "absent" else rf"delete \S+r00c01\.tif and \S+{manifest} and run"
+    )
+    with Mosaic(paths, grid) as mosaic, pytest.raises(DataError, match=want):
+        mosaic.read(0, 20, 5, 20)
+    with pytest.raises(DataError, match=want):
+        Mosaic({"r00c01": path}, grid).read(0, 33, 1, 1)
+
+
 def ramp(height, width):
     """Pixels whose value is their easting and northing, metres from the corner."""
     east = (np.arange(width) + 0.5) * RES

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import struct
@@ -32,9 +34,9 @@ X0, Y0, NX, NY = 35000, 22000, 6, 5  # tiles of the test region
 INSET = 37  # pixels by which the region is smaller than its tiles: nothing lies on a tile's edge
 
 
-def region(shard_px=4096):
-    west, north = mercator_lonlat(X0 * 256 + INSET, Y0 * 256 + INSET, ZOOM)
-    east, south = mercator_lonlat((X0 + NX) * 256 - INSET, (Y0 + NY) * 256 - INSET, ZOOM)
+def region(shard_px=4096, inset_px=INSET):
+    west, north = mercator_lonlat(X0 * 256 + inset_px, Y0 * 256 + inset_px, ZOOM)
+    east, south = mercator_lonlat((X0 + NX) * 256 - inset_px, (Y0 + NY) * 256 - inset_px, ZOOM)
     return web_mercator_grid((west, south, east, north), ZOOM, shard_px)
 
 
@@ -108,6 +110,64 @@ def test_too_many_missing_tiles_are_an_error(full, tmp_path, log):
     assert not (tmp_path / "r00c00.tif").exists() and not (tmp_path / "r00c00.json").exists()
 
 
+def test_tiles_remembered_as_missing_come_after_deleting_the_file_that_the_error_names(full, tmp_path, log):
+    body = full.tiles.pop((ZOOM, X0, Y0))
+    with pytest.raises(DownloadError, match="max_missing: 0 "):
+        download(tmp_path, full.url(), log)
+    full.tiles[ZOOM, X0, Y0] = body
+    with pytest.raises(DownloadError, match=r"exist by now, delete \S+ and") as caught:
+        download(tmp_path, full.url(), log)
+    path = re.search(r"delete (\S+) and", str(caught.value))[1]
+    assert os.path.isfile(path)  # noqa: PTH113
+    os.unlink(path)  # noqa: PTH108
+    assert download(tmp_path, full.url(), log)[0]["tiles"] == {"requested": 30, "missing": 0}
+
+
+def test_an_edit_of_the_url_costs_no_fetched_tile(full, tmp_path, log, tiles):
+    download(tmp_path, full.url(), log)
+    full.asked.clear()
+    with pytest.raises(DownloadError):
+        download(tmp_path, full.url(".jpg").replace(str(full.port), "1"), log, retries=0)
+    result, out = download(tmp_path, full.url(), log)
+    assert full.asked == [] and result["tiles"]["missing"] == 0
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles))
+    other, _ = download(tmp_path, full.url("?layer=other"), log)
+    assert len(full.asked) == 30 and other["sha256"] == result["sha256"]
+    full.asked.clear()
+    download(tmp_path, full.url("?layer=other"), log)
+    download(tmp_path, full.url(), log)
+    assert full.asked == []
+
+
+def test_another_key_is_not_another_cache(full, tmp_path, log, monkeypatch):
+    url = full.url("?key=${TILE_KEY}")
+    monkeypatch.setenv("TILE_KEY", "s3cr3t-one")
+    download(tmp_path, url, log)
+    first = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    monkeypatch.setenv("TILE_KEY", "s3cr3t-two")
+    download(tmp_path, url, log)
+    assert len(full.asked) == 30 and set(full.paths) == {path for path in full.paths if path.endswith("s3cr3t-one")}
+    assert first == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    (found,) = (tmp_path / "cache" / "tiles" / "oam").glob("*/r00c00.sqlite")
+    assert re.fullmatch("[0-9a-f]{10}", found.parent.name)
+    assert found.parent.name not in {hashlib.sha256(full.url(f"?key={key}").encode()).hexdigest()[:10]
+                                     for key in ("s3cr3t-one", "s3cr3t-two")}  # fmt: skip
+
+
+@pytest.mark.parametrize(("inset_px", "most"), [(0, 1), (INSET, 4)])
+def test_a_tile_is_fetched_once_per_shard_that_it_lies_in(full, tmp_path, log, inset_px, most):
+    """Docs/data-sources.md: with the grid on the tiles' edges and whole tiles per shard, once at all."""
+    grid = region(shard_px=512, inset_px=inset_px)
+    wanted = Counter()
+    for shard in grid.shards():
+        xs = {(inset_px + col) // 256 for col in range(shard.col_px, shard.col_px + shard.width)}
+        ys = {(inset_px + row) // 256 for row in range(shard.row_px, shard.row_px + shard.height)}
+        wanted.update((ZOOM, X0 + x, Y0 + y) for x in xs for y in ys)
+        download(tmp_path, full.url(), log, grid, shard)
+    assert Counter(full.asked) == wanted and len(wanted) == 30 and max(wanted.values()) == most
+
+
 def test_faults_leave_no_trace_in_the_result(full, tmp_path, log, tiles):
     clean, _ = download(tmp_path / "clean", full.url(), log)
     full.fault = tiles["one_in_five"]
@@ -149,7 +209,8 @@ def test_a_killed_download_goes_on_without_asking_twice(full, tmp_path, log, til
     child.send_signal(signal.SIGKILL)
     assert child.wait(10) == -signal.SIGKILL and not (tmp_path / "r00c00.tif").exists()
     time.sleep(0.3)  # requests under way at the server
-    with sqlite3.connect(tmp_path / "cache" / "tiles" / "oam" / "r00c00.sqlite") as db:
+    (path,) = (tmp_path / "cache" / "tiles" / "oam").glob("*/r00c00.sqlite")
+    with sqlite3.connect(path) as db:
         kept = set(db.execute("SELECT z, x, y FROM tiles"))
     assert 5 < len(kept) < 30
     full.asked.clear()
@@ -162,6 +223,63 @@ def test_a_killed_download_goes_on_without_asking_twice(full, tmp_path, log, til
     again, _ = download(tmp_path, full.url(), log)
     assert len(full.asked) == 30 - len(kept) and "30 from the cache, 0 asked for" in log.lines[-1]
     assert again["sha256"] == download(tmp_path / "fresh", full.url(), log)[0]["sha256"]
+
+
+SHARD_CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_xyz import download, region
+from pipeline.command import Log
+grid = region(shard_px=512)
+shard = grid.shards()[int(sys.argv[4])]
+download(Path(sys.argv[1]), sys.argv[2], Log(), grid, shard, connections=3, timeout_s=30)
+"""
+
+
+def shard_child(folder, url, number, stderr):
+    """A process of its own that downloads one shard."""
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    command = [sys.executable, "-c", SHARD_CHILD, str(folder), url, here, str(number)]
+    return subprocess.Popen(command, stderr=stderr, text=True)
+
+
+def test_one_shard_of_a_provider_asks_at_a_time(full, tmp_path, log, tiles):
+    full.delay_s = 0.6  # nine tiles, three at once: longer than the starts of three interpreters differ
+    running = [shard_child(tmp_path, full.url(), number, subprocess.PIPE) for number in (0, 4, 8)]
+    texts = [child.communicate(timeout=60)[1] for child in running]
+    assert [child.returncode for child in running] == [0, 0, 0], texts
+    assert full.most_at_once == 3 and len(full.asked) == 9 + 9 + 2
+    waited = [text for text in texts if "waiting" in text]
+    assert 1 <= len(waited) <= 2 and all(text.count("waiting") == 1 and "oam" in text for text in waited)
+    grid = region(shard_px=512)
+    for number in (0, 4, 8):
+        shard = grid.shards()[number]
+        window = (slice(shard.row_px, shard.row_px + shard.height), slice(shard.col_px, shard.col_px + shard.width))
+        with rasterio.open(tmp_path / f"{shard.name}.tif") as raster:
+            assert np.array_equal(raster.read(), expected(tiles)[(slice(None), *window)])
+
+
+def test_cached_shards_and_local_tiles_wait_for_nobody(full, tmp_path, log):
+    grid = region(shard_px=512)
+    first = grid.shards()[0]
+    download(tmp_path, full.url(), log, grid, first)
+    local = tmp_path / "local" / str(ZOOM)
+    for (_, x, y), body in full.tiles.items():
+        (local / str(x)).mkdir(parents=True, exist_ok=True)
+        (local / str(x) / f"{y}.png").write_bytes(body)
+    full.delay_s, asked = 2.0, len(full.asked)
+    with shard_child(tmp_path, full.url(), 4, subprocess.DEVNULL) as other:
+        end = time.monotonic() + 20
+        while len(full.asked) == asked and time.monotonic() < end:
+            time.sleep(0.01)
+        log.lines.clear()
+        download(tmp_path, full.url(), log, grid, first)
+        download(tmp_path, "http://{host}/{z}/{x}/{y}.png", log, grid, first, serve=local.parent)
+        assert other.poll() is None
+        other.kill()
+    assert ["9 from the cache, 0 asked for" in line for line in log.lines] == [True, False]
+    assert "0 from the cache, 9 asked for" in log.lines[1]
 
 
 def test_an_alpha_band_becomes_the_mask(full, tmp_path, log, tiles):
