@@ -40,6 +40,7 @@ pytestmark = [
 ZOOM, TILE_PX, CHIP_PX = 20, 256, 128
 ROWS, COLS = range(541920, 541994), range(638584, 638600)  # of tiles, the region's box
 FOLD = "fold_0"
+FAST_EPOCHS = 16  # of the study's 80
 Tile = tuple[int, int]  # row, column
 GEOD = Geod(ellps="WGS84")
 
@@ -93,7 +94,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def one_fold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """The study `zanzibar` cut down to one fold."""
+    """The study `zanzibar` cut down to one fold and fewer epochs."""
     folder = tmp_path_factory.mktemp("zanzibar")
     copy_project(folder)
     zanzibar.link_site(folder, SITE.resolve())
@@ -101,6 +102,7 @@ def one_fold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     content = yaml.load((folder / "config" / "studies" / "zanzibar.yaml").read_text())
     assert FOLD in content["data"]["split"]
     content["data"]["split"] = FOLD
+    content["train"]["epochs"] = FAST_EPOCHS
     with open(folder / "config" / "studies" / "one_fold.yaml", "w") as handle:
         yaml.dump(content, handle)
     zanzibar.run_snakemake(folder, "results/studies/one_fold/summary.csv")
