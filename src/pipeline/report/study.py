@@ -181,8 +181,17 @@ def _splits(study: Study, data: Path) -> list[dict[str, Any]]:
         {
             "name": split,
             "region": region,
-            "facts": read_json(data / region / "splits" / f"{split}.json"),
+            "facts": _split_facts(data / region / "splits" / f"{split}.json", region),
             "picture": data / region / "splits" / f"{split}.png",
         }
         for region, split in pairs
     ]
+
+
+def _split_facts(path: Path, region: str) -> dict[str, Any]:
+    """A split's JSON, its class pixels as one reads them: train, val, test, and the classes in the scheme's order."""
+    facts: dict[str, Any] = read_json(path)
+    names = load_classes(load_region(region).classes).names
+    pixels = facts["class_pixels"]
+    facts["class_pixels"] = {part: {name: pixels[part][name] for name in names} for part in ("train", "val", "test")}
+    return facts
