@@ -1,6 +1,7 @@
 # The commands a person types; `make help` lists them.
+# 3.11 to 3.13 first: not every pinned package has a wheel for a newer one.
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done) python3)
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && command -v $$p && break; done) python3)
 BIN := .venv/bin
 CORES ?= all
 export OMP_NUM_THREADS ?= 1

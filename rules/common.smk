@@ -35,7 +35,7 @@ def stop(error):
 
 
 def asked_for(words):
-    """Studies and data that the targets among `words` name; nothing named: the studies of config/config.yaml.
+    """Studies, data and runs that the targets among `words` name; no study, no data: those of config/config.yaml.
 
     What is not asked for is not validated, so that a broken study stops nobody else's.
     """
@@ -47,9 +47,10 @@ def asked_for(words):
     whole = any(
         word in ("all", "dataset", "runs") or "results/runs/" in word for word in words
     )
+    runs = [re.match(r"(?:.*/)?results/runs/([^/]+)/", word) for word in words]
     if whole or not studies + data:
         studies += load_main().studies
-    return list(dict.fromkeys(studies)), data
+    return list(dict.fromkeys(studies)), data, [match[1] for match in runs if match]
 
 
 def check_data(target):
@@ -75,11 +76,13 @@ def check_data(target):
 
 
 try:
-    STUDIES, DATA = asked_for(sys.argv[1:])
+    STUDIES, DATA, RUNS = asked_for(sys.argv[1:])
     for name in STUDIES:
         expand_runs(name)
     for target in DATA:
         check_data(target)
+    for name in RUNS:
+        find_run(name, STUDIES)
 except PipelineError as error:
     stop(error)
 
@@ -268,12 +271,14 @@ def split_inputs(wildcards):
 
 
 def data_inputs(spec):
-    """The stores and the split that a run reads."""
+    """The stores and the split that a run reads; a baseline may have a land cover as its `source`."""
     data = spec["data"]
+    source = spec["model"]["params"].get("source") if spec["kind"] != "run" else None
     return [
         store(data["region"], data["imagery"]),
         store(data["region"], data["recipe"]),
         f"data/{data['region']}/splits/{data['split']}.parquet",
+        *([store(data["region"], f"landcover-{source}")] if source else []),
     ]
 
 
@@ -285,14 +290,7 @@ def run_data(wildcards):
 def baseline_data(name):
     """A function of wildcards: the data of the baseline `name`."""
 
-    def inputs(wildcards):
-        spec = spec_of(f"{name}.{wildcards.hash}")
-        source = spec["model"]["params"].get("source")
-        return data_inputs(spec) + (
-            [store(spec["data"]["region"], f"landcover-{source}")] if source else []
-        )
-
-    return inputs
+    return lambda wildcards: data_inputs(spec_of(f"{name}.{wildcards.hash}"))
 
 
 def baseline_spec(name):
@@ -327,14 +325,14 @@ def run_files(studies):
 
 
 def dataset_files(studies):
-    """The chips and splits of all runs of `studies`."""
+    """The chips and splits that `studies` read: those of all runs, and the truth."""
     files = [
         path
         for study in studies
         for run in expand_runs(study).runs
         for path in data_inputs(run.spec)
     ]
-    return sorted(set(files))
+    return sorted({*files, *(path for study in studies for path in truth_of(study))})
 
 
 def study_runs(wildcards):
@@ -342,12 +340,15 @@ def study_runs(wildcards):
     return run_files([wildcards.study])
 
 
-def study_truth(wildcards):
+def truth_of(study):
     """The truth chips of a study's regions that have a truth."""
-    regions = sorted(
-        {run.spec["data"]["region"] for run in expand_runs(wildcards.study).runs}
-    )
+    regions = sorted({run.spec["data"]["region"] for run in expand_runs(study).runs})
     return [store(region, "truth") for region in regions if load_region(region).truth]
+
+
+def study_truth(wildcards):
+    """The truth chips of a study."""
+    return truth_of(wildcards.study)
 
 
 def study_checkpoints(wildcards):

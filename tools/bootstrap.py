@@ -1,6 +1,6 @@
 """Create .venv with the pinned packages, or mend it after the folder was moved. Standard library only.
 
-Written so that an old Python can still parse it and say what is missing.
+Written so that an old Python, 2 included, can still parse it and say what is missing.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 OLDEST = (3, 11)
+NEWEST = (3, 13)  # of those for which every pinned package has a wheel
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(HERE, ".venv")
 STAMP = os.path.join(VENV, ".installed")
@@ -16,7 +17,7 @@ FILES = ("requirements.lock", "pyproject.toml")
 
 
 def wanted():
-    """What the stamp must say: the pins, the Python, and the place (scripts name their interpreter by full path)."""
+    """What the stamp must say of the pins."""
     digest = hashlib.sha256()
     for name in FILES:
         with open(os.path.join(HERE, name), "rb") as handle:
@@ -46,9 +47,20 @@ def write_stamp():
 def pip(*arguments):
     """Run the venv's pip; end with its exit status when it fails."""
     python = os.path.join(VENV, "bin", "python")
-    status = subprocess.call([python, "-m", "pip", "--disable-pip-version-check", *arguments])
+    command = [python, "-m", "pip", "--disable-pip-version-check"]
+    command.extend(arguments)
+    status = subprocess.call(command)
+    if status and sys.version_info[:2] > NEWEST:
+        newest = "%d.%d" % NEWEST
+        sys.exit("setup: pip failed; a pinned package may have no wheel for this Python: make PYTHON=python%s" % newest)
     if status:
         sys.exit("setup: pip failed; mend what it says above and run make again")
+
+
+def say(line):
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def has_pip():
@@ -83,7 +95,7 @@ def make_venv():
 
 def install():
     """Create the venv and install pins and package."""
-    print("setup: installing the pinned packages into .venv (several GB, a few minutes the first time)", flush=True)
+    say("setup: installing the pinned packages into .venv (several GB, a few minutes the first time)")
     if os.path.exists(STAMP):
         os.remove(STAMP)
     if not has_pip():
@@ -95,7 +107,7 @@ def install():
 
 def move(before):
     """Mend what holds the folder's old place: the first line of every script, and the editable install."""
-    print("setup: the folder was moved: mending .venv", flush=True)
+    say("setup: the folder was moved: mending .venv")
     old = os.path.join(before, ".venv").encode()
     folder = os.path.join(VENV, "bin")
     for name in os.listdir(folder):

@@ -49,6 +49,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "HERE", str(tmp_path))
     monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
     monkeypatch.setattr(module, "STAMP", str(tmp_path / ".venv" / ".installed"))
+    monkeypatch.setattr(module, "real_pip", module.pip, raising=False)
     monkeypatch.setattr(module, "pip", lambda *words: calls.append(words))
     monkeypatch.setattr(module, "calls", calls, raising=False)
     return module
@@ -75,13 +76,38 @@ def test_the_oldest_python_is_that_of_the_project(bootstrap: ModuleType, monkeyp
     assert len(bootstrap.calls) == 2
 
 
-def test_an_old_python_3_can_parse_the_script() -> None:
-    """Otherwise it would show a SyntaxError instead of its line; f-strings and annotated names came with 3.6."""
+def test_an_old_python_can_parse_the_script() -> None:
+    """Otherwise it would show a SyntaxError instead of its line; f-strings and annotated names came with 3.6.
+
+    Python 2 knows no `print(..., flush=True)`, no star in a list or before the end of a call, no annotations, and no
+    text that is not ASCII.
+    """
+    assert SCRIPT.read_text(encoding="utf-8").isascii()
     tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 5))
     newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, newer)] == []
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert [node.name for node in functions if node.args.posonlyargs] == []
+    assert [node.name for node in functions if node.args.posonlyargs or node.args.kwonlyargs or node.returns] == []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"] == []
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Starred)] == []
+    raised = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    assert [node.lineno for node in raised if node.cause is not None] == []
+
+
+def test_a_failed_installation_by_a_python_without_wheels_says_which_to_take(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command: 1)
+    monkeypatch.setattr(bootstrap, "pip", bootstrap.real_pip)
+    for newest, words in (
+        ((3, 10), "may have no wheel for this Python: make PYTHON=python3.10"),
+        ((9, 0), "mend what"),
+    ):
+        monkeypatch.setattr(bootstrap, "NEWEST", newest)
+        with pytest.raises(SystemExit) as stopped:
+            bootstrap.pip("install")
+        assert words in str(stopped.value)
 
 
 def test_it_installs_once_and_again_when_the_pins_change(bootstrap: ModuleType, tmp_path: Path) -> None:

@@ -71,6 +71,20 @@ def written(project: Project) -> dict[str, int]:
     }
 
 
+def test_each_stage_makes_all_that_lies_in_its_folders(unbuilt: Project) -> None:
+    """Otherwise a later stage would change an earlier one's outputs, and `dvc repro` would never come to rest."""
+
+    def jobs(target: str) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+        return {(job.rule, tuple(sorted(job.wildcards.items()))) for job in unbuilt.jobs(target)}
+
+    late = {"compare_runs", "predict_region", "render_report"}
+    scored = {"train", "evaluate", "landcover", "random_forest", "constant"}
+    everything = {job for job in jobs(REPORT) if job[0] not in late}
+    runs = {job for job in everything if job[0] in scored}
+    assert {job for job in jobs("dataset") if job[0] != "dataset"} == everything - runs
+    assert {job for job in jobs("runs") if job[0] in scored} == runs
+
+
 def test_repro_push_clone_pull_and_nothing_runs_again(origin: Repository) -> None:
     project = origin.project
     before = written(project)

@@ -76,7 +76,7 @@ def render_study(
             "regions": _regions(study, data),
             "splits": _splits(study, data),
             "captions": captions,
-            "command": f"snakemake --cores all {out}",
+            "command": f".venv/bin/snakemake --cores all {out}",
         }
         render_report(study, frame, out, figures=paths, context=context)
     log(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {len(paths)} figures")

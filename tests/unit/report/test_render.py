@@ -94,7 +94,8 @@ def render(world: World, **changes: Any) -> tuple[str, Page]:
             {"name": "other", "attribution": "", "terms": "javascript:alert(1)"},
         ]}],
         "splits": [{"name": "block", "region": "demo", "facts": facts(CLASSES), "picture": figures["panel"]}],
-        "captions": {"panel": "Five chips."}, "command": "snakemake --cores all results/studies/demo/report.html",
+        "captions": {"panel": "Five chips."},
+        "command": ".venv/bin/snakemake --cores all results/studies/demo/report.html",
     }  # fmt: skip
     out = world.root / "report.html"
     R.render_report(
