@@ -11,7 +11,7 @@ import rasterio
 from PIL import Image
 
 from pipeline.acquire.imagery import download_imagery
-from pipeline.acquire.raster import Mosaic
+from pipeline.acquire.shards import Mosaic
 from pipeline.command import Log
 from pipeline.config import XyzSource
 from pipeline.errors import DownloadError

@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.acquire.cache import Tile, TileCache, cache_path, holding
 from pipeline.acquire.http import BadTile, Check, Fetched, Policy, TileUrl, fetch_all
-from pipeline.acquire.raster import BLOCK_PX, Pixels, Valid, write_shard
 from pipeline.acquire.serve import serve_tiles
+from pipeline.acquire.shards import BLOCK_PX, Pixels, Valid, write_shard
 from pipeline.command import Log
 from pipeline.config import XyzSource
 from pipeline.errors import DataError, DownloadError

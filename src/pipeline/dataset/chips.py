@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pyproj import Transformer
 
-from pipeline.acquire.raster import Mosaic, open_raster
+from pipeline.acquire.shards import Mosaic, open_raster
 from pipeline.config import IGNORE, ChipConfig, ClassScheme, RegionConfig
 from pipeline.dataset.store import StoreWriter, chip_id, positions, writing
 from pipeline.errors import DataError

@@ -12,7 +12,7 @@ import torch
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from pipeline.acquire.raster import Mosaic
+from pipeline.acquire.shards import Mosaic
 from pipeline.files import atomic_file
 from pipeline.grid import Grid
 from pipeline.train.checkpoint import load_checkpoint

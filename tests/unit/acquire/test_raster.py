@@ -1,10 +1,9 @@
-"""Local rasters onto the grid, the shard files, and the mosaic that joins them."""
+"""Local rasters onto the grid."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -13,43 +12,12 @@ import rasterio
 from affine import Affine
 
 from pipeline.acquire.imagery import download_imagery
-from pipeline.acquire.raster import Mosaic, raster_grid, write_shard
+from pipeline.acquire.raster import raster_grid
+from pipeline.acquire.shards import Mosaic
 from pipeline.config import RasterSource
 from pipeline.errors import DataError
-from pipeline.grid import Grid, Shard, mercator_gsd_m, web_mercator_grid
-
-UTM = "EPSG:32637"
-WEST, NORTH, RES = 500_000.0, 4_000_000.0, 2.0
-
-
-def write(path, pixels, crs=UTM, transform=None, alpha=False, mask=None, **profile):
-    """A GeoTIFF written by rasterio alone."""
-    bands, height, width = pixels.shape
-    colours = {"photometric": "RGB", "alpha": "YES"} if alpha else {"photometric": "MINISBLACK", "alpha": "NO"}
-    profile = {"driver": "GTiff", **colours, **profile}
-    transform = transform or Affine(RES, 0, WEST, 0, -RES, NORTH)
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path,
-            "w",
-            height=height,
-            width=width,
-            count=bands,
-            dtype=pixels.dtype,
-            crs=crs,
-            transform=transform,
-            **profile,
-        ) as target,
-    ):
-        target.write(pixels)
-        if mask is not None:
-            target.write_mask(mask)
-    return path
-
-
-def noise(bands, height, width, dtype="uint8"):
-    return np.random.default_rng(3).integers(1, 250, (bands, height, width)).astype(dtype)
+from pipeline.grid import Grid, mercator_gsd_m, web_mercator_grid
+from tests.support.rasters import NORTH, RES, UTM, WEST, noise, write
 
 
 def cut(folder, path, log, grid=None, bands=None, shard=None):
@@ -236,28 +204,6 @@ def test_compound_geographic_and_polar_systems_are_fine(tmp_path, crs):
     assert raster_grid(path, None, 256).width == 50
 
 
-@pytest.mark.parametrize("manifest", ["r00c01.json", "r00c01_stats.json"])
-@pytest.mark.parametrize("damage", ["another size", "cut off", "absent"])
-def test_how_a_shard_file_is_built_again_names_what_rules_look_at(mosaic_files, tmp_path, manifest, damage):
-    """Rule cut_chips depends on the manifest alone, so that deleting the raster would change nothing."""
-    grid, paths, _, _ = mosaic_files
-    (tmp_path / manifest).write_text("{}")
-    path = paths["r00c01"]
-    if damage == "another size":
-        write(path, noise(2, 5, 5, "uint16"))
-    elif damage == "cut off":
-        path.write_bytes(path.read_bytes()[:100])
-    else:
-        path.unlink()
-    want = (
-        rf"delete \S+{manifest} and run" if damage == "absent" else rf"delete \S+r00c01\.tif and \S+{manifest} and run"
-    )
-    with Mosaic(paths, grid) as mosaic, pytest.raises(DataError, match=want):
-        mosaic.read(0, 20, 5, 20)
-    with pytest.raises(DataError, match=want):
-        Mosaic({"r00c01": path}, grid).read(0, 33, 1, 1)
-
-
 def ramp(height, width):
     """Pixels whose value is their easting and northing, metres from the corner."""
     east = (np.arange(width) + 0.5) * RES
@@ -415,68 +361,3 @@ def test_memory_stays_at_a_strip(tmp_path):
         pass
     result = subprocess.run([sys.executable, "-c", FLAT, str(path)], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 150_000  # KiB: 64 MiB of GDAL's block cache, strips of 4.6 MB and their copies
-
-
-@pytest.fixture
-def mosaic_files(tmp_path):
-    grid = Grid("EPSG:3857", 100.0, 100.0, 1.0, 1.0, 70, 50, 1.0, 1.0, 32)
-    pixels, valid = noise(2, 50, 70, "uint16"), np.random.default_rng(5).random((50, 70)) < 0.8
-    paths = {}
-    for s in grid.shards():
-        part = (slice(s.row_px, s.row_px + s.height), slice(s.col_px, s.col_px + s.width))
-        paths[s.name] = tmp_path / f"{s.name}.tif"
-        write_shard(paths[s.name], grid, s, 2, "uint16", [(pixels[(slice(None), *part)], valid[part])])
-    return grid, paths, pixels * valid, valid
-
-
-def descriptors():
-    return [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
-
-
-def test_a_mosaic_reads_any_window(mosaic_files, monkeypatch, tmp_path):
-    grid, paths, pixels, valid = mosaic_files
-    monkeypatch.setattr("pipeline.acquire.raster.OPEN_FILES", 2)
-    rng = np.random.default_rng(7)
-    with Mosaic(paths, grid) as mosaic:
-        assert (mosaic.count, mosaic.dtype) == (2, "uint16")
-        for _ in range(50):
-            row, col = rng.integers(0, 50), rng.integers(0, 70)
-            height, width = rng.integers(1, 51 - row), rng.integers(1, 71 - col)
-            found, found_valid = mosaic.read(row, col, height, width)
-            assert sum(str(tmp_path) in link for link in descriptors()) <= 2
-            assert np.array_equal(found, pixels[:, row : row + height, col : col + width])
-            assert np.array_equal(found_valid, valid[row : row + height, col : col + width])
-
-
-def test_what_a_mosaic_cannot_read_is_one_clear_line(mosaic_files, tmp_path):
-    grid, paths, _, _ = mosaic_files
-    with Mosaic(paths, grid) as mosaic, pytest.raises(DataError, match="reaches beyond the grid of 50 × 70 px"):
-        mosaic.read(40, 0, 11, 5)
-    first = {"r00c00": paths["r00c00"]}
-    with Mosaic(first, grid) as mosaic, pytest.raises(DataError, match="no file for shard 'r00c01'"):
-        mosaic.read(0, 20, 5, 20)
-    wrong = {**paths, "r00c01": write(tmp_path / "wrong.tif", noise(2, 5, 5, "uint16"))}
-    with Mosaic(wrong, grid) as mosaic, pytest.raises(DataError, match=r"wrong\.tif: height, width, bands, dtype are"):
-        mosaic.read(0, 20, 5, 20)
-    with pytest.raises(DataError, match="no shard files"):
-        Mosaic({}, grid)
-
-
-def test_equal_pixels_give_equal_hashes_and_files(tmp_path):
-    grid = Grid("EPSG:3857", 100.0, 100.0, 1.0, 1.0, 300, 300, 1.0, 1.0, 300)
-    pixels, valid = noise(3, 300, 300), np.ones((300, 300), bool)
-    valid[3:9] = False
-
-    def strips(values):
-        return [(values[:, :256], valid[:256]), (values[:, 256:], valid[256:])]
-
-    hidden = pixels.copy()
-    hidden[:, 5] = 99
-    shown = pixels.copy()
-    shown[:, 50, 0] += 1
-    one, two, three = (
-        write_shard(tmp_path / name, grid, Shard("r00c00", 0, 0, 300, 300), 3, "uint8", strips(values))
-        for name, values in [("1.tif", pixels), ("2.tif", hidden), ("3.tif", shown)]
-    )
-    assert one == two and one.valid_px == 300 * 294 and one.sha256 != three.sha256
-    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "2.tif").read_bytes()
