@@ -44,7 +44,7 @@ rule extract_osm:
     """Clip the OSM extract and split it into layers. Needs: a .osm.pbf, the grid. Gives: layers and what was lost."""
     input:
         grid="data/{region}/grid.json",
-        pbf=local_file(lambda region, _: region.osm.path),
+        pbf=osm_files,
         code=code("extract_osm"),
     output:
         layers="data/{region}/osm/layers.gpkg",
@@ -54,9 +54,9 @@ rule extract_osm:
     conda:
         "../envs/pipeline.yaml"
     params:
-        region=region_json("osm"),
+        pbf=osm_paths,
     shell:
-        "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --grid {input.grid:q} "
+        "python {ROOT:q}/scripts/extract_osm.py --region {wildcards.region:q} --pbf {params.pbf:q} --grid {input.grid:q} "
         "--out {output.layers:q} --summary {output.summary:q} --log {log:q}"
 
 

@@ -201,6 +201,19 @@ def local_file(path):
     return pick
 
 
+def osm_paths(wildcards):
+    """The region's OSM extracts: local files, or downloaded ones."""
+    return [
+        str(extract.path or f"data/{wildcards.region}/osm/{extract.file_name}")
+        for extract in load_region(wildcards.region).osm_extracts
+    ]
+
+
+def osm_files(wildcards):
+    """What the OSM layers wait for: the demo's sources, or the extracts."""
+    return sources_of(wildcards) or osm_paths(wildcards)
+
+
 def imagery_input(wildcards):
     """What a download waits for: the demo's sources, or the local raster."""
     region = load_region(wildcards.region)

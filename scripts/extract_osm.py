@@ -7,20 +7,18 @@ from pathlib import Path
 
 from pipeline.acquire.osm import extract_osm, grid_box
 from pipeline.command import Log, run
-from pipeline.config import load_region
 from pipeline.grid import Grid
 
 
 def main(options: argparse.Namespace, log: Log) -> None:
-    region = load_region(options.region)
-    assert region.osm is not None
     box = grid_box(Grid.load(options.grid))
-    extract_osm(region.osm.path, box, options.out, options.summary, log=log)
+    extract_osm(options.pbf[0], box, options.out, options.summary, log=log)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--region", required=True)
+    parser.add_argument("--pbf", type=Path, nargs="+", required=True)
     parser.add_argument("--grid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--summary", type=Path, required=True)

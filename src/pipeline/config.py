@@ -26,6 +26,8 @@ from pipeline.schema import (
     GridConfig,
     LandcoverConfig,
     LandcoverLayer,
+    LandcoverService,
+    LandcoverVector,
     LineLayer,
     MainConfig,
     OsmConfig,
@@ -38,8 +40,10 @@ from pipeline.schema import (
     StudyConfig,
     StudyData,
     StudyTrain,
-    XyzSource,
 )
+from pipeline.sources._base import TiledSource
+from pipeline.sources._kinds import kinds
+from pipeline.sources.xyz import Source as XyzSource
 
 __all__ = [
     "IGNORE",
@@ -50,6 +54,8 @@ __all__ = [
     "GridConfig",
     "LandcoverConfig",
     "LandcoverLayer",
+    "LandcoverService",
+    "LandcoverVector",
     "LineLayer",
     "MainConfig",
     "OsmConfig",
@@ -160,7 +166,11 @@ def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 
 def _siblings(section: type[BaseModel]) -> list[type[BaseModel]]:
-    families: list[list[type[BaseModel]]] = [[XyzSource, RasterSource], [LandcoverLayer, PolygonLayer, LineLayer]]
+    families: list[list[type[BaseModel]]] = [
+        list(kinds().values()),
+        [LandcoverConfig, LandcoverVector, LandcoverService],
+        [LandcoverLayer, PolygonLayer, LineLayer],
+    ]
     return next((family for family in families if section in family), [])
 
 
@@ -185,7 +195,34 @@ def _load(kind: str, name: str, root: Path) -> Any:
             raise ConfigError(f"{path}: {no_name(name)}; rename the file")
         known = [entry.stem for entry in (root / kind).glob("*.yaml") if is_name(entry.stem)]
         raise ConfigError(f"{root / kind}: {no_name(name)}; {choices(name, known)}")
-    return validate(FOLDERS[kind], read_yaml(path), str(path))
+    raw = read_yaml(path)
+    if kind == "regions":
+        raw = _with_providers(raw, root, str(path))
+    return validate(FOLDERS[kind], raw, str(path))
+
+
+def _with_providers(raw: Any, root: Path, place: str) -> Any:
+    """The region as written, each entry with `provider: <name>` laid over that file of config/providers."""
+    for part in ("imagery", "landcover"):
+        entries = raw.get(part) if isinstance(raw, dict) else None
+        if not isinstance(entries, dict):
+            continue
+        for name, entry in entries.items():
+            if isinstance(entry, dict) and "provider" in entry:
+                own = {key: value for key, value in entry.items() if key != "provider"}
+                entries[name] = {**_provider(entry["provider"], part, root, f"{place}: {part}.{name}"), **own}
+    return raw
+
+
+def _provider(provider: Any, part: str, root: Path, place: str) -> dict[str, Any]:
+    folder = root / "providers" / part
+    if not isinstance(provider, str) or not is_name(provider) or not (folder / f"{provider}.yaml").is_file():
+        known = [entry.stem for entry in folder.glob("*.yaml")]
+        raise ConfigError(f"{place}.provider: no {folder}/{provider}.yaml; {choices(str(provider), known)}")
+    found = read_yaml(folder / f"{provider}.yaml")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder / provider}.yaml: must be a mapping of keys, got {type(found).__name__}")
+    return found
 
 
 def load_classes(name: str, root: Path = Path("config")) -> ClassScheme:
@@ -237,12 +274,12 @@ def _referenced(load: Any, name: str, root: Path, place: str) -> Any:
 
 def _check_files(region: RegionConfig, place: str) -> None:
     paths: dict[str, Path | None] = {"truth": region.truth}
-    if region.osm is not None:
-        paths["osm.path"] = region.osm.path
+    for number, extract in enumerate(region.osm_extracts):
+        paths["osm.path" if number == 0 else f"osm.{number}.path"] = extract.path
     for name, source in region.imagery.items():
-        paths[f"imagery.{name}"] = source.serve if isinstance(source, XyzSource) else source.path
+        paths[f"imagery.{name}"] = source.serve if isinstance(source, TiledSource) else getattr(source, "path", None)
     for name, landcover in region.landcover.items():
-        paths[f"landcover.{name}.path"] = landcover.path
+        paths[f"landcover.{name}.path"] = getattr(landcover, "path", None)
     for key, path in paths.items():
         if path is not None and not path.exists():
             raise ConfigError(

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
+    Tag,
     TypeAdapter,
     WithJsonSchema,
     model_validator,
@@ -23,17 +22,13 @@ from pydantic import (
 
 from pipeline.errors import ConfigError, choices
 from pipeline.grid import MERCATOR_MAX_LAT, Grid, web_mercator_grid
-from pipeline.names import checked_name
+from pipeline.section import Name, Section
+from pipeline.sources._base import TiledSource
+from pipeline.sources._kinds import union
+from pipeline.sources.raster import Source as RasterSource
 
 IGNORE = 255
-Name = Annotated[str, AfterValidator(checked_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Section(BaseModel):
-    """Base of every config section: unknown keys are errors, numbers finite, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- class schemes -----------------------------------------------------------------------------------------------
@@ -95,46 +90,6 @@ class ClassScheme(Section):
 # --- regions -----------------------------------------------------------------------------------------------------
 
 
-class XyzSource(Section):
-    """Tiles over HTTP from a template such as ``https://host/{z}/{x}/{y}.jpg``."""
-
-    kind: Literal["xyz"]
-    url: str = Field(description="template with {z}, {x}, {y}; a literal ${NAME} is taken from the environment")
-    serve: Path | None = Field(None, description="folder z/x/y.* served on loopback as {host} while downloading")
-    zoom: int | None = Field(None, ge=0, le=23, description="zoom of the tiles; default: the grid's")
-    max_zoom: int = Field(23, ge=0, le=23)
-    attribution: str = ""
-    terms: str = Field("", description="link to the terms of use")
-    connections: int = Field(8, ge=1, le=64)
-    retries: int = Field(5, ge=0, le=20)
-    timeout_s: float = Field(30.0, gt=0)
-    max_missing: float = Field(0.0, ge=0, le=1, description="largest share of missing tiles per shard that is no error")
-
-    @model_validator(mode="after")
-    def _placeholders(self) -> XyzSource:
-        missing = [part for part in ("{z}", "{x}", "{y}") if part not in self.url]
-        if missing:
-            raise ValueError(f"the url {self.url!r} lacks {', '.join(missing)}")
-        if ("{host}" in self.url) != (self.serve is not None):
-            raise ValueError("{host} in the url and `serve` go together")
-        if self.serve is None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"the url {self.url!r} must start with http:// or https://")
-        return self
-
-
-class RasterSource(Section):
-    """A local raster file."""
-
-    kind: Literal["raster"]
-    path: Path
-    bands: list[int] | None = Field(None, min_length=1, description="1-based bands to take; default: all but alpha")
-    attribution: str = ""
-    terms: str = ""
-
-
-ImagerySource = Annotated[XyzSource | RasterSource, Field(discriminator="kind")]
-
-
 class GridConfig(Section):
     """The region's grid: the x/y/z pixels of a zoom (EPSG:3857), or the pixels of one of its raster sources."""
 
@@ -149,17 +104,102 @@ class GridConfig(Section):
 
 
 class OsmConfig(Section):
-    """An OpenStreetMap extract."""
+    """An OpenStreetMap extract: a local file, or one to download and check."""
 
-    path: Path = Field(description="local .osm.pbf")
+    path: Path | None = Field(None, description="local .osm.pbf")
+    url: str | None = Field(None, description="where to download it; ${NAME} is taken from the environment")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    checksum_url: str | None = Field(None, description="a file that opens with the extract's md5 or sha256")
+
+    @model_validator(mode="after")
+    def _one(self) -> OsmConfig:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either `path` or `url`")
+        checks = [key for key in ("sha256", "md5", "checksum_url") if getattr(self, key) is not None]
+        if self.url is not None and len(checks) != 1:
+            raise ValueError("a `url` needs one of sha256, md5, checksum_url, so that a damaged download is noticed")
+        if self.url is not None and not self.url.partition("?")[0].endswith(".osm.pbf"):
+            raise ValueError(f"the url {self.url!r} names no .osm.pbf")
+        if self.url is None and checks:
+            raise ValueError(f"{checks[0]} belongs to a `url`")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        """The extract's name without folders."""
+        return self.path.name if self.path else str(self.url).partition("?")[0].rpartition("/")[2]
 
 
-class LandcoverConfig(Section):
-    """A land-cover raster and what its values mean."""
+class LandcoverSection(Section):
+    """What every kind of land cover takes: the meaning of its values."""
 
+    classes: dict[int | str, str] = Field(description="value in the source → class name")
+    ignore: list[int | str] = Field(default_factory=list, description="values that become 255 on purpose")
+    max_unmapped: float = Field(
+        0.0, ge=0, le=1, description="largest share of the region with values in neither list that is no error"
+    )
+    attribution: str = ""
+    terms: str = ""
+
+    @model_validator(mode="after")
+    def _apart(self) -> LandcoverSection:
+        both = sorted(map(str, self.classes.keys() & set(self.ignore)))
+        if both:
+            raise ValueError(f"value {both[0]} stands in `classes` and in `ignore`")
+        return self
+
+
+class LandcoverConfig(LandcoverSection):
+    """A land-cover raster: a local file, or files on a server that are read by window."""
+
+    kind: Literal["raster"] = "raster"
+    path: Path | None = None
+    url: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="one or more GeoTIFFs on a server, those on top first; read by window"
+    )
+    band: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> LandcoverConfig:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either `path` or `url`")
+        return self
+
+
+class LandcoverVector(LandcoverSection):
+    """Land-cover polygons in a file that GDAL reads."""
+
+    kind: Literal["vector"]
     path: Path
-    classes: dict[int, str] = Field(description="value in the raster → class name; every value must be listed")
-    ignore: list[int] = Field(default_factory=list, description="values that become 255")
+    layer: str | None = Field(None, description="default: the file's only one")
+    field: str = Field(description="column that holds the values")
+
+
+class LandcoverService(LandcoverSection):
+    """Land-cover polygons of an ArcGIS feature service, asked for page by page."""
+
+    kind: Literal["arcgis"]
+    url: str = Field(description="…/FeatureServer/<layer>; ${NAME} is taken from the environment")
+    field: str = Field(description="column that holds the values")
+    page_size: int = Field(1000, ge=1, le=100_000)
+    connections: int = Field(2, ge=1, le=64)
+    rate_per_s: float | None = Field(None, gt=0)
+    retries: int = Field(5, ge=0, le=20)
+    timeout_s: float = Field(60.0, gt=0)
+
+
+def _landcover_kind(value: Any) -> str:
+    found = value.get("kind", "raster") if isinstance(value, dict) else getattr(value, "kind", "raster")
+    return str(found)
+
+
+Landcover = Annotated[
+    Annotated[LandcoverConfig, Tag("raster")]
+    | Annotated[LandcoverVector, Tag("vector")]
+    | Annotated[LandcoverService, Tag("arcgis")],
+    Discriminator(_landcover_kind),
+]
 
 
 class SplitConfig(Section):
@@ -213,9 +253,9 @@ class RegionConfig(Section):
     grid: GridConfig
     shard_px: int = Field(8192, ge=256, le=65536)
     classes: str = Field(description="name of a file in config/classes")
-    imagery: dict[Name, ImagerySource] = Field(min_length=1)
-    osm: OsmConfig | None = None
-    landcover: dict[Name, LandcoverConfig] = Field(default_factory=dict)
+    imagery: dict[Name, union()]  # type: ignore[valid-type] = Field(min_length=1)
+    osm: OsmConfig | Annotated[list[OsmConfig], Field(min_length=1)] | None = None
+    landcover: dict[Name, Landcover] = Field(default_factory=dict)
     chips: ChipConfig = ChipConfig()
     splits: dict[Name, SplitConfig] = Field(default_factory=dict)
     truth: Path | None = Field(None, description="a class raster that no training sees, for truth_* columns")
@@ -241,14 +281,16 @@ class RegionConfig(Section):
             if split.block_px is not None and split.block_px % self.chips.px:
                 raise ValueError(f"splits.{name}: block_px {split.block_px} is no multiple of chips.px {self.chips.px}")
         for name, source in self.imagery.items():
-            if isinstance(source, XyzSource):
-                if self.grid.zoom is None:
-                    raise ValueError(f"imagery.{name}: x/y/z tiles need a grid by zoom")
-                if (source.zoom or self.grid.zoom) != self.grid.zoom:
-                    raise ValueError(f"imagery.{name}: zoom {source.zoom} differs from the grid's {self.grid.zoom}")
-                if self.grid.zoom > source.max_zoom:
-                    raise ValueError(f"imagery.{name}: zoom {self.grid.zoom} is above the source's {source.max_zoom}")
+            if isinstance(source, TiledSource):
+                _check_zoom(name, source, self.grid)
         return self
+
+    @property
+    def osm_extracts(self) -> list[OsmConfig]:
+        """The region's OSM extracts, none to many."""
+        if self.osm is None:
+            return []
+        return self.osm if isinstance(self.osm, list) else [self.osm]
 
     def static_grid(self) -> Grid | None:
         """The grid where the config alone decides it (`grid.zoom`), else None (it comes from the raster's header)."""
@@ -260,6 +302,20 @@ class RegionConfig(Section):
         """Names of the region's shards; a grid taken from a raster is one shard."""
         grid = self.static_grid()
         return ["r00c00"] if grid is None else [shard.name for shard in grid.shards()]
+
+
+def _check_zoom(name: str, source: TiledSource, grid: GridConfig) -> None:
+    zoom = getattr(source, "zoom", None)
+    if source.kind == "xyz" and grid.zoom is None:
+        raise ValueError(f"imagery.{name}: x/y/z tiles need a grid by zoom")
+    if grid.zoom is None:
+        return
+    if (zoom or grid.zoom) != grid.zoom:
+        raise ValueError(f"imagery.{name}: zoom {zoom} differs from the grid's {grid.zoom}")
+    if grid.zoom > source.max_zoom:
+        raise ValueError(f"imagery.{name}: zoom {grid.zoom} is above the source's {source.max_zoom}")
+    if grid.zoom < source.min_zoom:
+        raise ValueError(f"imagery.{name}: zoom {grid.zoom} is below the source's {source.min_zoom}")
 
 
 def _check_bbox(bbox: tuple[float, float, float, float]) -> None:
@@ -277,35 +333,46 @@ def _check_bbox(bbox: tuple[float, float, float, float]) -> None:
 # --- label recipes -----------------------------------------------------------------------------------------------
 
 
+PRIORITY = Field(0, description="layers of higher priority are painted over lower ones; equal ones in their order")
+
+
 class LandcoverLayer(Section):
     """Paint the classes of one of the region's land-cover rasters."""
 
     kind: Literal["landcover"]
     source: str
+    priority: int = PRIORITY
 
 
 class PolygonLayer(Section):
     """Paint OSM areas with one class."""
 
     kind: Literal["areas"]
-    layer: Literal["water", "buildings", "landuse"]
+    layer: Literal["water", "buildings", "landuse", "road_areas"]
     tags: dict[str, list[str]] | None = Field(None, description="only areas with one of these tag values")
     label: str = Field(description="class to paint")
     all_touched: StrictBool = False
+    buffer_m: float = Field(0.0, ge=-100, le=500, description="grow (or shrink) areas by metres on the ground")
+    priority: int = PRIORITY
 
 
 class LineLayer(Section):
     """Paint OSM lines as wide as they are: the width tag, else lanes x lane_m, else the set's default, in metres."""
 
     kind: Literal["lines"]
-    layer: Literal["roads", "waterways"]
+    layer: Literal["roads", "waterways", "railways"]
+    tags: dict[str, list[str]] | None = Field(None, description="only lines with one of these tag values")
     label: str = Field(description="class to paint")
     widths_m: dict[str, float] = Field(
-        min_length=1, description="value of highway or waterway → default width, metres; others are left out"
+        min_length=1, description="value of highway, waterway or railway → default width, metres; others are left out"
     )
     grades: list[str] | None = Field(None, description="tracktype values that a highway=track must have")
     lane_m: float | None = Field(None, gt=0, description="metres per lane, for lines with `lanes` and no `width`")
     use_width_tag: StrictBool = True
+    pixel_m: float | None = Field(
+        None, gt=0, le=100, description="paint on pixels of this size on the ground, repeated onto the grid's"
+    )
+    priority: int = PRIORITY
 
     @model_validator(mode="after")
     def _positive(self) -> LineLayer:

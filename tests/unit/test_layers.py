@@ -55,6 +55,13 @@ def test_families_import_only_themselves_and_what_lies_below(family: str) -> Non
         assert all(module.startswith(allowed) for module in ours), (path.name, ours)
 
 
+def test_kinds_of_sources_import_only_what_config_may() -> None:
+    allowed = ("pipeline.sources._", "pipeline.section", "pipeline.grid", "pipeline.errors", "pipeline.names")
+    for path in sorted((SOURCE / "sources").glob("*.py")):
+        ours = [module for module in modules(path) if module.partition(".")[0] == "pipeline"]
+        assert all(module.startswith(allowed) for module in ours), (path.name, ours)
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "baselines"])
 def test_no_variant_imports_another(family: str) -> None:
     known = {f"pipeline.{family}.{name}" for name in variants.names(family)}
@@ -97,10 +104,14 @@ def test_light_modules_import_nothing_heavy() -> None:
         "__init__.py",
     }
     assert not heavy & light
+    assert not {file for file in heavy if file.startswith("sources/")}
     for path in (SOURCE / name for name in sorted(light) if (SOURCE / name).exists()):
         for module in modules(path):
             top = module.split(".")
-            assert top[0] != "pipeline" or len(top) < 2 or not (SOURCE / top[1]).is_dir(), (path.name, module)
+            assert top[0] != "pipeline" or len(top) < 2 or top[1] == "sources" or not (SOURCE / top[1]).is_dir(), (
+                path.name,
+                module,
+            )
 
 
 def test_the_package_knows_no_workflow_tool() -> None:
