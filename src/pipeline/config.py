@@ -29,7 +29,6 @@ from pipeline.schema import (
     LandcoverService,
     LandcoverVector,
     LineLayer,
-    MainConfig,
     OsmConfig,
     PolygonLayer,
     RasterSource,
@@ -37,13 +36,11 @@ from pipeline.schema import (
     RegionConfig,
     Section,
     SplitConfig,
-    StudyConfig,
-    StudyData,
-    StudyTrain,
 )
 from pipeline.sources._base import TiledSource
 from pipeline.sources._kinds import kinds
 from pipeline.sources.xyz import Source as XyzSource
+from pipeline.study_schema import MainConfig, StudyConfig, StudyData, StudyTrain
 
 __all__ = [
     "IGNORE",

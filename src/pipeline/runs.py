@@ -21,7 +21,7 @@ from pipeline.config import StudyConfig, StudyTrain, check_recipe, load_classes,
 from pipeline.errors import ConfigError, choices
 from pipeline.files import canonical_json
 from pipeline.names import is_name, no_name
-from pipeline.schema import Score
+from pipeline.study_schema import Score
 
 SPEC_VERSION = 1
 FROZEN_DATA: dict[str, Any] = {"normalize": "none", "train_subset": None}

@@ -16,7 +16,7 @@ from pipeline import config as module
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json, read_json
 from pipeline.runs import FROZEN_TRAIN, expand_runs, minimal, run_id
-from pipeline.schema import StudyTrain
+from pipeline.study_schema import StudyTrain
 
 PROJECT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden_run_ids.json")
