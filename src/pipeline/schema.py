@@ -1,4 +1,4 @@
-"""What the config files may say, as pydantic models: class schemes, regions, label recipes; studies: `pipeline.study_schema`.
+"""What the config files may say, as pydantic models: class schemes, regions, label recipes (studies: study_schema.py).
 
 Unknown keys are forbidden, values do not change after reading. `pipeline.config` reads the files and re-exports these
 models; config/schema.json is generated from them. Imports neither torch nor GDAL.
