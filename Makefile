@@ -41,8 +41,8 @@ test-real: setup ## the tests on real data in REAL_DATA_DIR
 test-all: lint   ## everything, also what is slow or needs real data
 	@$(BIN)/pytest
 
-bench: setup     ## time, memory and no-op of the demo study
-	@$(BIN)/python -m benchmarks.demo
+bench: setup     ## time and memory of the demo study, of acquisition and labels beside their peers
+	@$(BIN)/python -m benchmarks
 
 pull: setup      ## fetch results with DVC and tell snakemake that they are up to date
 	@$(BIN)/dvc pull

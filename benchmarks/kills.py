@@ -135,8 +135,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def build(folder: Path, wanted: list[str], kill_after_s: float | None = None) -> bool:
-    """Run snakemake; SIGKILL for its whole group after `kill_after_s`. Whether it ended by itself."""
+    """Run snakemake as a user would after a kill; SIGKILL for its whole group after `kill_after_s`.
+
+    Returns whether it ended by itself.
+    """
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*SNAKEMAKE, "--unlock", *wanted], cwd=folder, env=environment, capture_output=True, check=True)
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [*SNAKEMAKE, *wanted], cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
