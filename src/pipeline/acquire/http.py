@@ -37,7 +37,11 @@ class BadTile(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """How hard to ask: connections at once, retries per tile, seconds for one try, for the first and longest wait."""
+    """How hard to ask.
+
+    Connections at once, retries per request, seconds for one try, for the first and longest wait between tries, and
+    requests per second at most (None: as fast as the server answers).
+    """
 
     connections: int = 8
     retries: int = 5
@@ -45,6 +49,7 @@ class Policy:
     backoff_s: float = 0.5
     max_wait_s: float = 120.0
     use_proxy: bool = True
+    rate_per_s: float | None = None
 
 
 @dataclass
