@@ -1,5 +1,5 @@
 # REQUIRED INPUTS  config/regions/<region>.yaml and the files or services it names
-# OUTPUTS          data/<region>/grid.json, imagery/<provider>/<shard>.tif + .json, osm/layers.gpkg, landcover/<source>.tif
+# OUTPUTS          data/<region>/grid.json, imagery/<provider>/<shard>.tif + .json + _tiles.csv, osm/layers.gpkg, landcover/<source>.tif
 
 
 rule define_grid:
@@ -20,7 +20,7 @@ rule define_grid:
 
 
 rule download_imagery:
-    """Fetch one shard of imagery. Needs: the grid. Gives: a GeoTIFF with a validity mask, and its manifest."""
+    """Fetch one shard of imagery. Needs: the grid. Gives: a GeoTIFF with a validity mask, its manifest, its tiles."""
     input:
         grid="data/{region}/grid.json",
         source=imagery_input,
@@ -28,6 +28,7 @@ rule download_imagery:
     output:
         raster="data/{region}/imagery/{provider}/{shard}.tif",
         manifest="data/{region}/imagery/{provider}/{shard}.json",
+        tiles="data/{region}/imagery/{provider}/{shard}_tiles.csv",
     log:
         "logs/download_imagery/{region}/{provider}/{shard}.log",
     conda:
@@ -37,7 +38,7 @@ rule download_imagery:
     shell:
         "python {ROOT:q}/scripts/download_imagery.py --region {wildcards.region:q} --provider {wildcards.provider:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.raster:q} --manifest {output.manifest:q} "
-        "--log {log:q}"
+        "--tiles {output.tiles:q} --log {log:q}"
 
 
 rule extract_osm:

@@ -23,6 +23,7 @@ def main(options: argparse.Namespace, log: Log) -> None:
         options.out,
         options.manifest,
         zoom=region.grid.zoom,
+        tiles=options.tiles,
         log=log,
     )
 
@@ -35,6 +36,7 @@ if __name__ == "__main__":
     parser.add_argument("--grid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--tiles", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     run(lambda log: main(options, log), options.log)

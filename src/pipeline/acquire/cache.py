@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import sqlite3
 import time
@@ -13,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.acquire.hosts import holding
 from pipeline.command import Log
 from pipeline.errors import DownloadError
 
 Tile = tuple[int, int, int]  # zoom, x, y
 
-BATCH = 64  # tiles between commits, at most
-BATCH_S = 1.0  # seconds between commits, at most
+BATCH = 64  # tiles between commits, at most: what a kill can cost
+BATCH_S = 1.0  # seconds between commits, at most, while tiles come in
 FORMAT = 1
 
 SCHEMA = """
@@ -31,40 +31,55 @@ CREATE TABLE IF NOT EXISTS tiles (
   PRIMARY KEY (z, x, y)
 );
 """
+LATER = {"modified": "TEXT NOT NULL DEFAULT ''", "reason": "TEXT NOT NULL DEFAULT ''", "colour": "TEXT"}  # columns
+PUT = "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def cache_path(cache: Path, provider: str, template: str, shard: str) -> Path:
+def cache_path(cache: Path, provider: str, template: str, shard: str, key: str = "") -> Path:
     """``<cache>/tiles/<provider>/<10 hex digits of the template's hash>/<shard>.sqlite``.
 
     Another url is another folder: an edit of the config throws nothing away. `template` is the url as it stands in the
-    config, ``${NAME}`` unexpanded.
+    config, ``${NAME}`` unexpanded; `key` tells lattices of one url apart.
     """
-    digest = hashlib.sha256(f"{FORMAT} {template}".encode()).hexdigest()[:10]
-    return Path(cache) / "tiles" / provider / digest / f"{shard}.sqlite"
-
-
-@contextmanager
-def holding(lock: Path, waiting: str, log: Log) -> Iterator[None]:
-    """Hold the lock file `lock`; while another process holds it, say `waiting` in one line and wait."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log(waiting)
-            fcntl.lockf(handle, fcntl.LOCK_EX)
-        yield
+    text = f"{FORMAT} {template}" + (f" {key}" if key else "")
+    return Path(cache) / "tiles" / provider / hashlib.sha256(text.encode()).hexdigest()[:10] / f"{shard}.sqlite"
 
 
 @dataclass(frozen=True)
-class CachedTile:
-    """One answer of the server: 200 with a body, or a status that means missing (404, 410, 204) with an empty one."""
+class Answer:
+    """One answer of the server.
+
+    Attributes:
+        status: 200 with a body, or one that means missing (404, 410, 204) with an empty one.
+        body, content_type: as sent.
+        etag, modified: the headers by which the server tells whether it has another version by now.
+        reason: why a body of status 200 is no imagery, where a header of the answer said so.
+        colour: six hex digits of a tile of one colour, "transparent", "" for others; None where nobody looked.
+    """
 
     status: int
-    body: bytes
-    content_type: str
+    body: bytes = b""
+    content_type: str = ""
+    etag: str = ""
+    modified: str = ""
+    reason: str = ""
+    colour: str | None = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the cache knows of a tile, its body aside; `fetched` is an ISO time (UTC), `bytes` and `sha256` the body's.
+
+    The other fields are those of `Answer`.
+    """
+
+    status: int
+    bytes: int
     sha256: str
     etag: str
+    modified: str
+    reason: str
+    colour: str | None
     fetched: str
 
 
@@ -96,15 +111,22 @@ class TileCache:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._stack, self._errors():
-            self._commit()
-            self._db.close()
+            try:
+                self._commit()
+            except sqlite3.Error:
+                if kind is None:  # else the first error is the one to tell
+                    raise
+            finally:
+                self._db.close()
 
     def _open(self) -> None:
         try:
             self._db = _connect(self.path)
         except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "SQLITE_ERROR") != "SQLITE_ERROR":
+                raise _failed(self.path, error) from None
             raise DownloadError(f"{self.path}: the tile cache cannot be opened ({error})") from None
         except sqlite3.DatabaseError as error:
             aside = self.path.with_suffix(".damaged")
@@ -126,42 +148,38 @@ class TileCache:
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", self._meta.items())
         self._commit()
 
-    def statuses(self) -> dict[Tile, int]:
-        """The status of every tile in the cache."""
+    def entries(self) -> dict[Tile, Entry]:
+        """All tiles of the cache."""
+        query = "SELECT z, x, y, status, length(body), sha256, etag, modified, reason, colour, fetched FROM tiles"
         with self._errors():
-            return {(z, x, y): status for z, x, y, status in self._db.execute("SELECT z, x, y, status FROM tiles")}
+            return {(row[0], row[1], row[2]): Entry(row[3], row[4] or 0, *row[5:]) for row in self._db.execute(query)}
 
-    def get(self, tile: Tile) -> CachedTile | None:
-        """The tile's answer, or None. DownloadError when its bytes differ from their hash."""
+    def body(self, tile: Tile) -> bytes:
+        """The body of a tile that is in the cache; DownloadError when its bytes differ from their hash."""
         with self._errors():
-            row = self._db.execute(
-                "SELECT status, body, content_type, sha256, etag, fetched FROM tiles WHERE z = ? AND x = ? AND y = ?",
-                tile,
-            ).fetchone()
-        if row is None:
-            return None
-        found = CachedTile(row[0], row[1] or b"", *row[2:])
-        if hashlib.sha256(found.body).hexdigest() != found.sha256:
+            row = self._db.execute("SELECT body, sha256 FROM tiles WHERE z = ? AND x = ? AND y = ?", tile).fetchone()
+        body = row[0] or b""
+        if hashlib.sha256(body).hexdigest() != row[1]:
             raise DownloadError(
                 f"{self.path}: tile {'/'.join(map(str, tile))} is damaged; delete the file and run again"
             )
-        return found
+        return body
 
-    def put(self, tile: Tile, status: int, body: bytes, content_type: str = "", etag: str = "") -> None:
+    def put(self, tile: Tile, answer: Answer) -> None:
         """Store one answer; committed with its batch."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        row = (*tile, status, body, content_type, hashlib.sha256(body).hexdigest(), etag, now)
+        found = (answer.status, answer.body, answer.content_type, hashlib.sha256(answer.body).hexdigest())
+        self._change(PUT, (*tile, *found, answer.etag, _now(), answer.modified, answer.reason, answer.colour))
+
+    def renew(self, tile: Tile) -> None:
+        """Date a tile today, since the server has no other version; committed with its batch."""
+        self._change("UPDATE tiles SET fetched = ? WHERE z = ? AND x = ? AND y = ?", (_now(), *tile))
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._errors():
-            self._db.execute("INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(statement, values)
             self._pending += 1
             if self._pending >= BATCH or time.monotonic() - self._committed >= BATCH_S:
                 self._commit()
-
-    def dates(self) -> tuple[str, str] | None:
-        """First and last day (YYYY-MM-DD, UTC) on which the tiles were fetched; None for an empty cache."""
-        with self._errors():
-            first, last = self._db.execute("SELECT min(fetched), max(fetched) FROM tiles").fetchone()
-        return None if first is None else (first[:10], last[:10])
 
     def _commit(self) -> None:
         self._db.commit()
@@ -172,7 +190,26 @@ class TileCache:
         try:
             yield
         except sqlite3.Error as error:
-            raise DownloadError(f"{self.path}: the tile cache failed ({error}); if it stays so, delete it") from None
+            raise _failed(self.path, error) from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _failed(path: Path, error: sqlite3.Error) -> DownloadError:
+    """What went wrong with the file, and the way out, in one line."""
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return DownloadError(
+            f"{path}: the tile cache cannot be written ({error}): is the disk full? make room and run again; what was "
+            "fetched is kept"
+        )
+    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return DownloadError(
+            f"{path}: the tile cache cannot be written ({error}); make the file and its folder writable"
+        )
+    return DownloadError(f"{path}: the tile cache failed ({error}); if it stays so, delete it")
 
 
 def _connect(path: Path) -> Any:
@@ -186,6 +223,10 @@ def _connect(path: Path) -> Any:
             raise sqlite3.DatabaseError(" ".join(found.split()))
         db.executescript(SCHEMA)
         db.execute("SELECT z, x, y, status, body, content_type, sha256, etag, fetched FROM tiles LIMIT 1")
+        there = {row[1] for row in db.execute("PRAGMA table_info(tiles)")}
+        for column, kind in LATER.items():
+            if column not in there:
+                db.execute(f"ALTER TABLE tiles ADD COLUMN {column} {kind}")
     except BaseException:
         db.close()
         raise

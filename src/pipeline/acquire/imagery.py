@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.acquire.raster import download_raster
-from pipeline.acquire.xyz import download_xyz
+from pipeline.acquire.rows import FileRow, write_rows
+from pipeline.acquire.tiles import download_tiles
 from pipeline.command import Log
-from pipeline.config import RasterSource, XyzSource
+from pipeline.config import RasterSource
+from pipeline.errors import DownloadError
 from pipeline.files import write_json
 from pipeline.grid import Grid, Shard
+from pipeline.sources._base import ImagerySource, TiledSource
 
 
 def download_imagery(
     name: str,
-    source: XyzSource | RasterSource,
+    source: ImagerySource,
     grid: Grid,
     shard: Shard,
     cache: Path,
@@ -23,6 +26,7 @@ def download_imagery(
     manifest: Path,
     *,
     zoom: int | None,
+    tiles: Path | None = None,
     log: Log,
 ) -> dict[str, Any]:
     """Bring one shard of imagery onto the region's grid: the GeoTIFF `out` and its small JSON `manifest`.
@@ -36,6 +40,8 @@ def download_imagery(
             internal mask band: 255 where there is imagery, 0 where there is none; pixels without imagery are 0.
         manifest: where the returned mapping is written; equal pixels from an equal source give an equal file.
         zoom: zoom of the grid's x/y/z pixels; None takes the source's, else the one that fits the grid.
+        tiles: where a CSV goes with one row per tile or file (see `pipeline.acquire.rows`); default:
+            ``<shard>_tiles.csv`` beside the manifest.
         log: takes progress, counts and dates.
 
     Returns:
@@ -43,12 +49,20 @@ def download_imagery(
         and `sha256` over the pixels and the mask.
 
     Raises:
-        DownloadError: tiles that could not be had, or more of them missing than `max_missing`.
+        DownloadError: terms not accepted, tiles that could not be had, or more of them missing than `max_missing`.
         DataError: a raster that cannot be read or does not cover the grid.
     """
-    if isinstance(source, XyzSource):
-        result = download_xyz(name, source, grid, shard, cache, out, zoom=zoom, log=log)
-    else:
+    tiles = tiles or manifest.with_name(f"{manifest.stem}_tiles.csv")
+    off = source.off(name)
+    if off is not None:
+        raise DownloadError(off)
+    if isinstance(source, TiledSource):
+        result, rows = download_tiles(name, source, grid, shard, cache, out, zoom=zoom, log=log)
+        write_rows(tiles, rows)
+    elif isinstance(source, RasterSource):
         result = download_raster(name, source, grid, shard, out, log)
+        write_rows(tiles, [FileRow(str(source.path))])
+    else:
+        raise NotImplementedError(source.kind)
     write_json(manifest, result)
     return result

@@ -36,6 +36,12 @@ def serve_tiles(folder: Path) -> Iterator[str]:
         thread.join()
 
 
+def file_served(folder: Path, path: str) -> Path | None:
+    """The file below `folder` that ``/<z>/<x>/<y>.<ext>`` (a query is ignored) stands for, there or not; else None."""
+    found = TILE_PATH.fullmatch(path.partition("?")[0])
+    return folder.joinpath(found[1], found[2], found[3] + found[4]) if found else None
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -57,8 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one tile."""
-        found = TILE_PATH.fullmatch(self.path.partition("?")[0])
-        path = self.server.folder.joinpath(found[1], found[2], found[3] + found[4]) if found else None
+        path = file_served(self.server.folder, self.path)
         try:
             if path is None or not path.is_file():
                 raise FileNotFoundError

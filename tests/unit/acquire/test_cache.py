@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pipeline.acquire.cache import BATCH, TileCache
+from pipeline.acquire.cache import BATCH, Answer, TileCache
 from pipeline.errors import DownloadError
 
 TEMPLATE = "https://host/{z}/{x}/{y}.png?k=${KEY}"
@@ -18,21 +18,21 @@ TEMPLATE = "https://host/{z}/{x}/{y}.png?k=${KEY}"
 PUT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.acquire.cache import TileCache
+from pipeline.acquire.cache import Answer, TileCache
 from pipeline.command import Log
 with TileCache(Path(sys.argv[1]), sys.argv[2], Log()) as cache:
     for i in range(200):
-        cache.put((9, i, i), 200, b"%d" % i * 500)
+        cache.put((9, i, i), Answer(200, b"%d" % i * 500))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.acquire.cache import TileCache
+from pipeline.acquire.cache import Answer, TileCache
 from pipeline.command import Log
 with TileCache(Path(sys.argv[1]), sys.argv[2], Log()) as cache:
-    cache.put((1, 0, 0), 404, b"")
+    cache.put((1, 0, 0), Answer(404))
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -41,20 +41,26 @@ with TileCache(Path(sys.argv[1]), sys.argv[2], Log()) as cache:
 def fill(path, log, count=300):
     with TileCache(path, TEMPLATE, log) as cache:
         for i in range(count):
-            cache.put((9, i, 7), 200, os.urandom(3000), "image/png", f'"{i}"')
+            cache.put((9, i, 7), Answer(200, os.urandom(3000), "image/png", f'"{i}"'))
 
 
 def test_answers_are_kept(tmp_path, log):
-    with TileCache(tmp_path / "p" / "r00c00.sqlite", TEMPLATE, log) as cache:
-        cache.put((5, 1, 2), 200, b"body", "image/jpeg", '"tag"')
-        cache.put((5, 1, 3), 404, b"")
-    with TileCache(tmp_path / "p" / "r00c00.sqlite", TEMPLATE, log) as cache:
-        assert cache.statuses() == {(5, 1, 2): 200, (5, 1, 3): 404}
-        found = cache.get((5, 1, 2))
-        assert (found.status, found.body, found.content_type, found.etag) == (200, b"body", "image/jpeg", '"tag"')
-        assert found.sha256 == "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"
-        assert cache.dates() == (found.fetched[:10], found.fetched[:10])
-        assert cache.get((5, 9, 9)) is None
+    path = tmp_path / "p" / "r00c00.sqlite"
+    with TileCache(path, TEMPLATE, log) as cache:
+        cache.put((5, 1, 2), Answer(200, b"body", "image/jpeg", '"tag"', "Mon, 01 Jan 2024 00:00:00 GMT", "", "0a0b0c"))
+        cache.put((5, 1, 3), Answer(404))
+        cache.put((5, 1, 4), Answer(200, b"camera", reason="blank: header"))
+    with TileCache(path, TEMPLATE, log) as cache:
+        found = cache.entries()
+        assert {tile: (entry.status, entry.bytes, entry.reason) for tile, entry in found.items()} == {
+            (5, 1, 2): (200, 4, ""),
+            (5, 1, 3): (404, 0, ""),
+            (5, 1, 4): (200, 6, "blank: header"),
+        }
+        first = found[5, 1, 2]
+        assert (first.etag, first.modified, first.colour) == ('"tag"', "Mon, 01 Jan 2024 00:00:00 GMT", "0a0b0c")
+        assert first.sha256 == "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"
+        assert (cache.body((5, 1, 2)), cache.body((5, 1, 3))) == (b"body", b"")
     assert log.lines == []
 
 
@@ -63,9 +69,9 @@ def test_committed_batches_survive_a_kill(tmp_path, log):
     process = subprocess.run([sys.executable, "-c", PUT_AND_DIE, str(path), TEMPLATE])
     assert process.returncode == -signal.SIGKILL
     with TileCache(path, TEMPLATE, log) as cache:
-        kept = cache.statuses()
+        kept = cache.entries()
         assert 200 - BATCH < len(kept) <= 200
-        assert all(cache.get(tile).body == b"%d" % tile[1] * 500 for tile in kept)
+        assert all(cache.body(tile) == b"%d" % tile[1] * 500 for tile in kept)
     assert log.lines == []
 
 
@@ -82,12 +88,12 @@ def test_a_damaged_file_is_moved_aside_in_one_line(tmp_path, log, damage):
         raw = raw[: len(raw) // 2]
     path.write_bytes(raw)
     with TileCache(path, TEMPLATE, log) as cache:
-        assert cache.statuses() == {}
-        cache.put((9, 0, 7), 200, b"again")
+        assert cache.entries() == {}
+        cache.put((9, 0, 7), Answer(200, b"again"))
     assert len(log.lines) == 1 and "damaged" in log.lines[0] and str(path) in log.lines[0]
     assert path.with_suffix(".damaged").read_bytes() == raw
     with TileCache(path, TEMPLATE, log) as cache:
-        assert cache.get((9, 0, 7)).body == b"again"
+        assert cache.body((9, 0, 7)) == b"again"
 
 
 def test_a_tile_that_differs_from_its_hash_is_an_error(tmp_path, log):
@@ -97,7 +103,7 @@ def test_a_tile_that_differs_from_its_hash_is_an_error(tmp_path, log):
         db.execute("UPDATE tiles SET body = ? WHERE x = 1", (b"other",))
     db.close()
     with TileCache(path, TEMPLATE, log) as cache, pytest.raises(DownloadError, match="tile 9/1/7 is damaged; delete"):
-        cache.get((9, 1, 7))
+        cache.body((9, 1, 7))
 
 
 def test_a_template_is_only_noted(tmp_path, log):
@@ -105,7 +111,7 @@ def test_a_template_is_only_noted(tmp_path, log):
     path = tmp_path / "r00c00.sqlite"
     fill(path, log, 5)
     with TileCache(path, TEMPLATE.replace("host", "elsewhere"), log) as cache:
-        assert len(cache.statuses()) == 5
+        assert len(cache.entries()) == 5
     assert log.lines == []
 
 
@@ -113,8 +119,8 @@ def test_local_files_that_changed_are_read_again_in_one_line(tmp_path, log):
     path = tmp_path / "r00c00.sqlite"
     for files, kept in (("5 files", 0), ("5 files", 1), ("6 files", 0), ("6 files", 1)):
         with TileCache(path, TEMPLATE, log, files=files) as cache:
-            assert len(cache.statuses()) == kept
-            cache.put((9, 0, 7), 200, b"body")
+            assert len(cache.entries()) == kept
+            cache.put((9, 0, 7), Answer(200, b"body"))
     assert len(log.lines) == 1 and str(path) in log.lines[0] and "changed" in log.lines[0]
 
 
@@ -144,7 +150,7 @@ def test_two_downloads_take_turns(tmp_path, log):
 
         waiting = Release()
         with TileCache(path, TEMPLATE, waiting) as cache:
-            assert cache.statuses() == {(1, 0, 0): 404}
+            assert cache.entries()[1, 0, 0].status == 404
         assert len(waiting.lines) == 1 and "waiting" in waiting.lines[0]
     finally:
         other.communicate("\n", timeout=10)

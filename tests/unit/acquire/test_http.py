@@ -15,24 +15,25 @@ from PIL import Image
 
 from pipeline.acquire import http
 from pipeline.acquire.cache import TileCache
-from pipeline.acquire.http import BadTile, Policy, TileUrl, fetch_all, retry_after_s
+from pipeline.acquire.http import BadTile, Errand, Policy, TileUrl, fetch_all, retry_after_s
 from pipeline.errors import DownloadError
 
 FAST = Policy(connections=8, retries=5, timeout_s=1.0, backoff_s=0.02, use_proxy=False)
 GRID = [(3, x, y) for y in range(8) for x in range(8)]
 
 
-def check(tile, body):
+def check(tile, answer, headers):
     try:
-        Image.open(io.BytesIO(body)).load()
+        Image.open(io.BytesIO(answer.body)).load()
     except Exception:
         raise BadTile("no image") from None
+    return answer
 
 
 def fetch(server, folder, log, tiles, policy=FAST, url=None):
     url = TileUrl(url or server.url())
     with TileCache(folder / "t.sqlite", url.public, log) as cache:
-        return fetch_all("oam, shard r00c00", tiles, url, cache, check, policy, log)
+        return fetch_all(Errand("oam, shard r00c00", url, policy, check), tiles, cache, log)
 
 
 def test_nothing_is_lost_with_one_request_in_five_failing(server, tmp_path, log, tiles):
@@ -40,10 +41,10 @@ def test_nothing_is_lost_with_one_request_in_five_failing(server, tmp_path, log,
     server.fault = tiles["one_in_five"]
     done = fetch(server, tmp_path, log, GRID)
     assert len(server.faults) == 10 and sum(server.faults.values()) >= 10, server.faults
-    assert done.fetched == 64 and done.missing == 0
+    assert done.fetched == 64
     assert done.retries.total() == sum(server.faults.values()) == len(server.asked) - 64
     with TileCache(tmp_path / "t.sqlite", TileUrl(server.url()).public, log) as cache:
-        assert {tile: cache.get(tile).body for tile in GRID} == server.tiles
+        assert {tile: cache.body(tile) for tile in GRID} == server.tiles
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated", "truncated_close", "slow", "drip", "html", "empty", "503"])
@@ -60,10 +61,12 @@ def test_each_fault_is_tried_again(server, tmp_path, log, fault):
 def test_missing_tiles_are_asked_for_once_and_remembered(server, tmp_path, log):
     server.fill(3, range(8), range(8), px=32)
     server.statuses = {(3, 1, 1): 404, (3, 2, 2): 410, (3, 3, 3): 204}
-    assert fetch(server, tmp_path, log, GRID).missing == 3
-    assert len(server.asked) == 64
+    assert fetch(server, tmp_path, log, GRID).fetched == 64
     again = fetch(server, tmp_path, log, GRID)
-    assert (again.missing, again.fetched, again.cached, len(server.asked)) == (3, 0, 64, 64)
+    assert (again.fetched, again.cached, len(server.asked)) == (0, 64, 64)
+    with TileCache(tmp_path / "t.sqlite", "", log) as cache:
+        known = cache.entries()
+    assert {tile: known[tile].status for tile in GRID if known[tile].status != 200} == server.statuses
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path, log):

@@ -23,8 +23,8 @@ import rasterio
 from PIL import Image
 
 from pipeline.acquire.imagery import download_imagery
+from pipeline.acquire.images import decode_tile
 from pipeline.acquire.shards import Mosaic
-from pipeline.acquire.xyz import decode_tile
 from pipeline.config import XyzSource
 from pipeline.errors import DataError, DownloadError
 from pipeline.grid import mercator_lonlat, web_mercator_grid
@@ -193,7 +193,7 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_xyz import download
+from test_tiles import download
 from pipeline.command import Log
 download(Path(sys.argv[1]), sys.argv[2], Log(), connections=2, timeout_s=30)
 """
@@ -229,7 +229,7 @@ SHARD_CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_xyz import download, region
+from test_tiles import download, region
 from pipeline.command import Log
 grid = region(shard_px=512)
 shard = grid.shards()[int(sys.argv[4])]
@@ -304,7 +304,7 @@ def test_an_alpha_band_becomes_the_mask(full, tmp_path, log, tiles):
 )
 def test_the_content_counts_not_the_suffix(tiles, form, mode):
     body = tiles["encode"](tiles["noise"]((1, 2, 3)), form, mode)
-    pixels, valid = decode_tile(body)
+    pixels, valid = decode_tile(body, 256)
     with Image.open(io.BytesIO(body)) as image:
         assert image.format == form
         assert np.array_equal(pixels, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
@@ -317,7 +317,7 @@ def test_a_transparent_palette_colour_is_no_imagery(tiles):
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
     out = io.BytesIO()
     image.save(out, "PNG", transparency=2)
-    pixels, valid = decode_tile(out.getvalue())
+    pixels, valid = decode_tile(out.getvalue(), 256)
     assert np.array_equal(valid, indices != 2)
     assert np.array_equal(pixels[1][valid], np.array([20, 50, 80, 110])[indices][valid])
 
@@ -331,7 +331,7 @@ def test_tiles_of_another_size_are_named_and_not_asked_for_again(full, tmp_path,
 
 def test_sixteen_bits_are_named(tiles):
     with pytest.raises(DataError, match="mode I;16"):
-        decode_tile(tiles["encode"](np.zeros((256, 256), np.uint16)))
+        decode_tile(tiles["encode"](np.zeros((256, 256), np.uint16)), 256)
 
 
 @pytest.mark.parametrize("px", [9000, 60000])
@@ -343,7 +343,7 @@ def test_a_decompression_bomb_is_not_unpacked(px):
     head = struct.pack(">IIBBBBB", px, px, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     with pytest.raises(DataError, match=r"larger|9000 × 9000"):
-        decode_tile(bomb)
+        decode_tile(bomb, 256)
 
 
 def test_local_tiles_are_served_and_changed_ones_fetched_again(full, tmp_path, log, tiles):
