@@ -128,14 +128,17 @@ def mercator_lonlat(x_px: float, y_px: float, zoom: int) -> tuple[float, float]:
 def web_mercator_grid(bbox: tuple[float, float, float, float], zoom: int, shard_px: int) -> Grid:
     """The EPSG:3857 grid of x/y/z pixels at `zoom` that covers `bbox` (west, south, east, north; degrees).
 
+    West > east is a box across 180 degrees: the grid begins within the world and ends beyond its right edge.
     Pixels are those of the world's tile pyramid, so that a tile's pixel is a grid's pixel, unresampled.
     A pixel edge within a hundredth of a pixel of the box counts as lying on it.
     """
     west, south, east, north = bbox
     x0, y0 = mercator_px(west, north, zoom)
-    x1, y1 = mercator_px(east, south, zoom)
+    x1, y1 = mercator_px(east + (360.0 if west > east else 0.0), south, zoom)
     col0, row0 = math.floor(x0 + 0.01), math.floor(y0 + 0.01)
     col1, row1 = math.ceil(x1 - 0.01), math.ceil(y1 - 0.01)
+    if col0 >= TILE_PX * 2**zoom:  # the box begins at 180 degrees: the world's left edge
+        col0, col1 = col0 - TILE_PX * 2**zoom, col1 - TILE_PX * 2**zoom
     res = 2 * MERCATOR_HALF_M / (TILE_PX * 2**zoom)
     _, lat = mercator_lonlat(0, (row0 + row1) / 2, zoom)
     gsd_x, gsd_y = mercator_gsd_m(zoom, lat)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from pipeline.errors import ConfigError, choices
-from pipeline.grid import MERCATOR_MAX_LAT, Grid, web_mercator_grid
+from pipeline.extent import check_bbox, check_source, grid_of
+from pipeline.grid import Grid
 from pipeline.section import Name, Section
-from pipeline.sources._base import TiledSource
 from pipeline.sources._kinds import union
 from pipeline.sources.raster import Source as RasterSource
 
@@ -82,15 +82,21 @@ class ClassScheme(Section):
 
 
 class GridConfig(Section):
-    """The region's grid: the x/y/z pixels of a zoom (EPSG:3857), or the pixels of one of its raster sources."""
+    """The region's grid: the x/y/z pixels of a zoom (EPSG:3857), squares in a coordinate system, or a raster's own."""
 
     zoom: int | None = Field(None, ge=0, le=23)
-    imagery: str | None = Field(None, description="name of a raster source under `imagery`")
+    crs: str | None = Field(None, description="coordinate system of the grid, such as EPSG:25832")
+    resolution: float | None = Field(
+        None, gt=0, description="units of `crs` per pixel; pixel edges lie on multiples of it"
+    )
+    imagery: str | None = Field(None, description="name of a raster source under `imagery`, whose pixels are taken")
 
     @model_validator(mode="after")
     def _one(self) -> GridConfig:
-        if (self.zoom is None) == (self.imagery is None):
-            raise ValueError("give either `zoom` or `imagery`")
+        if (self.crs is None) != (self.resolution is None):
+            raise ValueError("`crs` and `resolution` go together")
+        if [self.zoom, self.imagery, self.crs].count(None) != 2:
+            raise ValueError("give one of `zoom`, `imagery`, or `crs` with `resolution`")
         return self
 
 
@@ -240,11 +246,13 @@ class RegionConfig(Section):
     """One file of config/regions."""
 
     title: str = ""
-    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
+    bbox: tuple[float, float, float, float] | None = Field(
+        None, description="west, south, east, north in degrees; west above east is a box across 180 degrees"
+    )
     grid: GridConfig
     shard_px: int = Field(8192, ge=256, le=65536)
     classes: str = Field(description="name of a file in config/classes")
-    imagery: dict[Name, union()]  # type: ignore[valid-type] = Field(min_length=1)
+    imagery: dict[Name, union()] = Field(min_length=1)  # type: ignore[valid-type]
     osm: OsmConfig | Annotated[list[OsmConfig], Field(min_length=1)] | None = None
     landcover: dict[Name, Landcover] = Field(default_factory=dict)
     chips: ChipConfig = ChipConfig()
@@ -254,10 +262,8 @@ class RegionConfig(Section):
 
     @model_validator(mode="after")
     def _sane(self) -> RegionConfig:
-        if self.bbox is not None:
-            _check_bbox(self.bbox)
-        if self.grid.zoom is not None and self.bbox is None:
-            raise ValueError("a grid by zoom needs a bbox")
+        if self.grid.imagery is None and self.bbox is None:
+            raise ValueError(f"a grid by {'crs' if self.grid.zoom is None else 'zoom'} needs a bbox")
         if self.grid.imagery is not None:
             source = self.imagery.get(self.grid.imagery)
             if source is None:
@@ -271,9 +277,13 @@ class RegionConfig(Section):
         for name, split in self.splits.items():
             if split.block_px is not None and split.block_px % self.chips.px:
                 raise ValueError(f"splits.{name}: block_px {split.block_px} is no multiple of chips.px {self.chips.px}")
-        for name, source in self.imagery.items():
-            if isinstance(source, TiledSource):
-                _check_zoom(name, source, self.grid)
+        try:
+            if self.bbox is not None:
+                check_bbox(self.bbox)
+            for name, source in self.imagery.items():
+                check_source(name, source, self.static_grid(), self.grid.zoom)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @property
@@ -284,41 +294,15 @@ class RegionConfig(Section):
         return self.osm if isinstance(self.osm, list) else [self.osm]
 
     def static_grid(self) -> Grid | None:
-        """The grid where the config alone decides it (`grid.zoom`), else None (it comes from the raster's header)."""
-        if self.grid.zoom is None or self.bbox is None:
+        """The grid where the config alone decides it, else None (it comes from a raster's header)."""
+        if self.grid.imagery is not None or self.bbox is None:
             return None
-        return web_mercator_grid(self.bbox, self.grid.zoom, self.shard_px)
+        return grid_of(self.bbox, self.grid.zoom, self.grid.crs, self.grid.resolution or 0.0, self.shard_px)
 
     def shard_names(self) -> list[str]:
         """Names of the region's shards; a grid taken from a raster is one shard."""
         grid = self.static_grid()
         return ["r00c00"] if grid is None else [shard.name for shard in grid.shards()]
-
-
-def _check_zoom(name: str, source: TiledSource, grid: GridConfig) -> None:
-    zoom = getattr(source, "zoom", None)
-    if source.kind == "xyz" and grid.zoom is None:
-        raise ValueError(f"imagery.{name}: x/y/z tiles need a grid by zoom")
-    if grid.zoom is None:
-        return
-    if (zoom or grid.zoom) != grid.zoom:
-        raise ValueError(f"imagery.{name}: zoom {zoom} differs from the grid's {grid.zoom}")
-    if grid.zoom > source.max_zoom:
-        raise ValueError(f"imagery.{name}: zoom {grid.zoom} is above the source's {source.max_zoom}")
-    if grid.zoom < source.min_zoom:
-        raise ValueError(f"imagery.{name}: zoom {grid.zoom} is below the source's {source.min_zoom}")
-
-
-def _check_bbox(bbox: tuple[float, float, float, float]) -> None:
-    west, south, east, north = bbox
-    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= 90 and -90 <= north <= 90):
-        raise ValueError(f"bbox {list(bbox)} is not west, south, east, north in degrees")
-    if south >= north:
-        raise ValueError(f"bbox: south {south} is not below north {north}; the order is west, south, east, north")
-    if west >= east:
-        raise ValueError(f"bbox: west {west} is not left of east {east}; the order is west, south, east, north")
-    if max(abs(south), abs(north)) > MERCATOR_MAX_LAT:
-        raise ValueError(f"bbox reaches beyond {MERCATOR_MAX_LAT:.2f} degrees of latitude")
 
 
 # --- label recipes -----------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
+from pipeline.crs_grid import crs_grid
 from pipeline.errors import ConfigError
+from pipeline.extent import grid_of
 from pipeline.grid import Grid, mercator_gsd_m, mercator_lonlat, mercator_px, tile_of_grid, web_mercator_grid
 
 GEOD = Geod(ellps="WGS84")
@@ -72,3 +74,128 @@ def test_shards_cover_every_pixel_once(tmp_path: Path) -> None:
     assert Grid.load(tmp_path / "grid.json") == grid
     with pytest.raises(ConfigError, match="no shard 'r09c00'; it has r00c00, "):
         grid.shard("r09c00")
+
+
+# --- any coordinate system ---------------------------------------------------------------------------------------
+
+PLACES = {  # a coordinate system → the middle of a place that it is made for
+    "EPSG:25832": (8.5, 50.1),
+    "EPSG:2056": (8.68, 47.35),
+    "EPSG:32760": (178.4, -18.1),
+    "EPSG:3413": (-50.0, 70.0),
+    "EPSG:4258": (8.5, 50.1),
+    "ESRI:54009": (100.0, 15.0),
+}
+
+
+def on_the_ground(grid: Grid) -> tuple[float, float]:
+    """Geodesic (width, height) of a hundred pixels at the grid's centre, metres per pixel."""
+    to_lonlat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    left, bottom, right, top = grid.bounds
+    x, y, dx, dy = (left + right) / 2, (bottom + top) / 2, 50 * grid.res_x, 50 * grid.res_y
+    across = [*to_lonlat.transform(x - dx, y), *to_lonlat.transform(x + dx, y)]
+    down = [*to_lonlat.transform(x, y - dy), *to_lonlat.transform(x, y + dy)]
+    return GEOD.inv(*across)[2] / 100, GEOD.inv(*down)[2] / 100
+
+
+@pytest.mark.parametrize("crs", PLACES)
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.001, 0.05), st.floats(0.001, 0.05), st.floats(-0.05, 0.05), st.sampled_from([0.1, 0.2, 1.0, 10.0]))
+def test_a_grid_of_any_crs_covers_its_box_on_multiples_of_the_resolution(
+    crs: str, wide: float, high: float, shift: float, resolution: float
+) -> None:
+    lon, lat = PLACES[crs]
+    west, south = lon + shift, lat + shift
+    if crs == "EPSG:4258":
+        resolution /= 111_000
+    grid = crs_grid((west, south, west + wide, south + high), crs, resolution, 4096)
+    rng = np.random.default_rng(0)
+    lons, lats = west + wide * rng.random(2000), south + high * rng.random(2000)
+    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lons, lats)
+    left, bottom, right, top = grid.bounds
+    slack = 0.0101 * resolution
+    assert left - slack <= x.min() and x.max() <= right + slack and bottom - slack <= y.min() and y.max() <= top + slack
+    border = np.linspace(0, 1, 1001)
+    sides = [(west + wide * border, south + 0 * border), (west + wide * border, south + high + 0 * border)]
+    sides += [(west + 0 * border, south + high * border), (west + wide + 0 * border, south + high * border)]
+    xs, ys = np.hstack([Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(*side) for side in sides])
+    beyond = np.array([xs.min() - left, right - xs.max(), ys.min() - bottom, top - ys.max()]) / resolution
+    assert (beyond < 1.01).all()  # less than a pixel more than the box
+    assert left / resolution == pytest.approx(round(left / resolution), abs=1e-6)
+    assert top / resolution == pytest.approx(round(top / resolution), abs=1e-6)
+    assert (grid.gsd_x_m, grid.gsd_y_m) == pytest.approx(on_the_ground(grid), rel=1e-5)
+
+
+def test_a_crs_by_another_name_is_the_same_grid() -> None:
+    box = (8.50, 50.10, 8.51, 50.11)
+    grid = crs_grid(box, "epsg:25832", 0.2, 4096)
+    assert grid.crs == "EPSG:25832" and grid == crs_grid(box, "urn:ogc:def:crs:EPSG::25832", 0.2, 4096)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "crs", "words"),
+    [
+        ((8.4, 49.9, 8.41, 49.91), "EPSG:99999", "grid.crs: 'EPSG:99999' is no coordinate system; .* EPSG:25832"),
+        ((8.4, 49.9, 8.41, 49.91), "EPSG:4979", "axes north, east, up; a grid needs two"),
+        ((18.4, -33.0, 18.41, -32.9), "EPSG:2048", "axes west, south; .* none of them west"),
+        ((8.4, 49.9, 8.41, 49.91), "EPSG:32660", r"outside of grid.crs EPSG:32660, .* \[174.0, 0.0, 180.0, 84.0\]"),
+        ((179.0, -10.0, -179.0, 10.0), "EPSG:6933", "grid.crs EPSG:6933 tears it apart"),
+        ((188.0 - 360, -50.0, -171.0, -49.0), "+proj=gnom +lat_0=50 +lon_0=8", "lies outside of grid.crs"),
+    ],
+)
+def test_a_crs_that_does_not_hold_the_box_is_one_line(
+    bbox: tuple[float, float, float, float], crs: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        crs_grid(bbox, crs, 10.0, 4096)
+    assert "\n" not in str(caught.value)
+
+
+# --- across 180 degrees ------------------------------------------------------------------------------------------
+
+FIJI = (179.9, -17.0, -179.9, -16.9)
+
+
+@pytest.mark.parametrize(
+    ("crs", "resolution", "world"),
+    [(None, 0.0, 40075016.68557849), ("EPSG:3857", 10.0, 40075016.68557849), ("EPSG:4326", 1e-4, 360.0)],
+)
+def test_a_box_across_180_degrees_is_one_grid_that_goes_on_beyond_the_world(
+    crs: str | None, resolution: float, world: float
+) -> None:
+    grid = grid_of(FIJI, 14 if crs is None else None, crs, resolution, 4096)
+    twin = grid_of((-0.1, -17.0, 0.1, -16.9), 14 if crs is None else None, crs, resolution, 4096)  # the same, at 0°
+    left, bottom, right, top = grid.bounds
+    assert 0 < left < world / 2 < right < world
+    assert abs(grid.width - twin.width) <= 1 and grid.height == twin.height and (bottom, top) == twin.bounds[1::2]
+    assert left == pytest.approx(twin.left + world / 2, abs=1.01 * grid.res_x)
+    assert (grid.gsd_x_m, grid.gsd_y_m) == pytest.approx((twin.gsd_x_m, twin.gsd_y_m), rel=1e-6)
+
+
+def test_tiles_across_180_degrees_start_anew() -> None:
+    from pipeline.sources.xyz import Source
+
+    source = Source(kind="xyz", url="https://tiles.example.org/{z}/{x}/{y}.png")
+    grid = grid_of(FIJI, 10, None, 0.0, 4096)
+    tiles = source.layout("t", grid, 10).tiles(grid.shards()[0])
+    assert {x for _, x, _ in tiles} == {1023, 0}
+    for (_, x, y), (row, col) in tiles.items():  # where each tile lies, from the tile's own corner
+        lon, lat = mercator_lonlat(x * 256, y * 256, 10)
+        lon += 360 if x == 0 else 0
+        x_px, y_px = mercator_px(lon, lat, 10)
+        corner = tile_of_grid(grid, 10)
+        assert (col, row) == (round(x_px) - corner[0], round(y_px) - corner[1])
+
+
+def test_a_box_that_begins_or_ends_at_180_degrees_lies_within_the_world() -> None:
+    world = 256 * 2**10
+    begins, ends = (grid_of(box, 10, None, 0.0, 4096) for box in ((180.0, 0.0, -179.0, 1.0), (179.0, 0.0, -180.0, 1.0)))
+    assert tile_of_grid(begins, 10)[0] == 0
+    assert tile_of_grid(ends, 10)[0] + ends.width == world
+    assert begins.width == ends.width
+    assert begins == grid_of((-180.0, 0.0, -179.0, 1.0), 10, None, 0.0, 4096)
+
+
+def test_a_crs_of_the_antimeridian_needs_no_wrap() -> None:
+    grid = grid_of((179.9, -17.1, -179.9, -16.9), None, "EPSG:3832", 10.0, 4096)  # Pacific Mercator, middle 150° east
+    assert grid.width == pytest.approx(0.2 / 360 * 40075016.7 / 10, abs=2)
