@@ -301,6 +301,10 @@ def check_recipe(region_name: str, recipe_name: str, root: Path = Path("config")
             raise ConfigError(f"{place}: {key}: no class {label!r} in {region.classes}; {choices(label, scheme.names)}")
     for key, layer in recipe.layers.items():
         if isinstance(layer, LandcoverLayer):
+            strange = next((label for label in layer.without if label not in scheme.names), None)
+            if strange is not None:
+                known = choices(strange, scheme.names)
+                raise ConfigError(f"{place}: layers.{key}.without: no class {strange!r} in {region.classes}; {known}")
             if layer.source not in region.landcover:
                 raise ConfigError(
                     f"{place}: layers.{key}.source: region {region_name!r} has no land cover {layer.source!r}; "

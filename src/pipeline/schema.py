@@ -316,6 +316,9 @@ class LandcoverLayer(Section):
 
     kind: Literal["landcover"]
     source: str
+    without: list[str] = Field(
+        default_factory=list, description="classes of it that are not painted: what lies below stays"
+    )
     priority: int = PRIORITY
 
 
