@@ -18,8 +18,8 @@ from pipeline.errors import DownloadError
 
 Tile = tuple[int, int, int]  # zoom, x, y
 
-BATCH = 64  # tiles between commits, at most: what a kill can cost
-BATCH_S = 1.0  # seconds between commits, at most, while tiles come in
+BATCH = 16  # tiles between commits, at most: what a kill can cost
+BATCH_S = 0.5  # seconds between commits, at most, while tiles come in
 FORMAT = 1
 
 SCHEMA = """

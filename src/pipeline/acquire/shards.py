@@ -16,6 +16,7 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -69,24 +70,65 @@ def write_shard(
         "photometric": "RGB" if bands == 3 and dtype == "uint8" else "MINISBLACK",
         "BIGTIFF": "IF_SAFER",
     }
-    head = {"bands": bands, "dtype": dtype, "height": shard.height, "width": shard.width}
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    content = _Content(bands, dtype, shard)
     top = valid_px = 0
     with atomic_file(out) as temporary, rasterio.Env(**GDAL_OPTIONS):
-        with rasterio.open(temporary, "w", **profile) as target:
+        with _writable(out):
+            target = rasterio.open(temporary, "w", **profile)
+        with target:
             for pixels, valid in strips:
                 pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
                 mask = valid.astype(np.uint8) * np.uint8(255)
                 window = Window(0, top, shard.width, valid.shape[0])
-                target.write(pixels, window=window)
-                target.write_mask(mask, window=window)
-                digest.update(pixels.tobytes())
-                digest.update(mask.tobytes())
+                with _writable(out):
+                    target.write(pixels, window=window)
+                    target.write_mask(mask, window=window)
+                content.add(pixels, mask)
                 top += valid.shape[0]
                 valid_px += int(valid.sum())
         if top != shard.height:
             raise ValueError(f"strips of {top} rows for a shard of {shard.height}")
-    return Written(digest.hexdigest(), valid_px)
+        with _writable(out):
+            _read_back(temporary, profile, _Content(bands, dtype, shard), content.sha256)
+    return Written(content.sha256, valid_px)
+
+
+class _Content:
+    """The hash of a shard's shape, dtype, pixels and mask, strip by strip."""
+
+    def __init__(self, bands: int, dtype: str, shard: Shard) -> None:
+        head = {"bands": bands, "dtype": dtype, "height": shard.height, "width": shard.width}
+        self._digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+
+    def add(self, pixels: Pixels, mask: Pixels) -> None:
+        """Take the next strip: pixels [bands, rows, width], mask uint8 [rows, width]."""
+        self._digest.update(pixels.tobytes())
+        self._digest.update(mask.tobytes())
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _read_back(path: Path, profile: dict[str, Any], content: _Content, sha256: str) -> None:
+    """RasterioError unless the file is what was written: GDAL tells of no error that it meets while closing one."""
+    with rasterio.open(path) as raster:
+        for top in range(0, raster.height, BLOCK_PX):
+            window = Window(0, top, raster.width, min(BLOCK_PX, raster.height - top))
+            content.add(raster.read(window=window), raster.read_masks(1, window=window))
+        placed = (raster.crs, raster.transform) == (profile["crs"], profile["transform"])
+        if content.sha256 != sha256 or not placed or MaskFlags.per_dataset not in raster.mask_flag_enums[0]:
+            raise RasterioError("what was written does not read back")
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Turn what rasterio says when it cannot write into a DataError of one line."""
+    try:
+        yield
+    except RasterioError as error:
+        text = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"{out}: cannot be written ({text}): is the disk full? make room and run again") from None
 
 
 class Mosaic:
