@@ -12,6 +12,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from pipeline.grid import Grid, Shard
 from pipeline.section import Section
+from pipeline.sources._template import placeholders, shown
 
 Tile = tuple[int, int, int]  # zoom (0 where there is none), x, y
 PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -31,7 +32,8 @@ class Layout:
         tile_px: edge of a tile in pixels.
         row, col: where the grid's top-left pixel lies on the lattice of tiles, pixels.
         columns: tiles around the world, where x starts anew (x/y/z pyramids); None for none.
-        key: what tells lattices of one url apart in the cache; "" for the world's x/y/z pyramid.
+        key: what tells apart, in the cache, tiles of one url: their lattice and what is asked for beside the url; ""
+            for the world's x/y/z pyramid where the url says it all.
     """
 
     zoom: int
@@ -98,11 +100,15 @@ class Asked(ImagerySource):
 
 
 class TiledSource(Asked):
-    """Images asked for by address. A kind defines `layout` and `address`, and the placeholders that a url must have."""
+    """Images asked for by address. A kind defines `layout` and `address`, and the placeholders of its urls."""
 
-    required: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()  # placeholders that a url must have
+    optional: ClassVar[tuple[str, ...]] = ()  # and those that it may have beside {s}
 
     url: str = Field(description="template; a literal ${NAME} is taken from the environment")
+    values: dict[str, str] = Field(
+        default_factory=dict, description="values of the url's own placeholders, such as {image: …} for {image}"
+    )
     serve: Path | None = Field(None, description="folder z/x/y.* served on loopback as {host} while downloading")
     subdomains: list[str] = Field(default_factory=list, description="values of {s}, in turn")
     min_zoom: int = Field(0, ge=0, le=23)
@@ -112,16 +118,41 @@ class TiledSource(Asked):
 
     @model_validator(mode="after")
     def _check_url(self) -> TiledSource:
-        missing = [part for part in self.required if part not in self.url]
+        url, found = shown(self.url), placeholders(self.url)
+        missing = self.lacking(found)
         if missing:
-            raise ValueError(f"the url {self.url!r} lacks {', '.join(missing)}")
-        if ("{host}" in self.url) != (self.serve is not None):
+            raise ValueError(f"the url {url!r} lacks {', '.join(missing)}")
+        if ("host" in found) != (self.serve is not None):
             raise ValueError("{host} in the url and `serve` go together")
         if self.serve is None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"the url {self.url!r} must start with http:// or https://")
-        if ("{s}" in self.url) != bool(self.subdomains):
+            raise ValueError(f"the url {url!r} must start with http:// or https://")
+        if ("s" in found) != bool(self.subdomains):
             raise ValueError("{s} in the url and `subdomains` go together")
+        known = [*self.required, *self.optional, "{s}"]
+        unknown = [name for name in found if f"{{{name}}}" not in known and name not in self.own_names() | {"host"}]
+        if unknown:
+            raise ValueError(
+                f"unknown placeholder {{{unknown[0]}}} in the url {url!r}; there are {', '.join(known)}, and those "
+                f"that `values` gives, such as values: {{{unknown[0] or 'name'}: …}}"
+            )
+        unused = sorted({name.lower() for name in self.values} - set(found))
+        if unused:
+            raise ValueError(f"values.{unused[0]}: the url {url!r} has no {{{unused[0]}}}")
+        if self.min_zoom > self.max_zoom:
+            raise ValueError(f"min_zoom {self.min_zoom} is above max_zoom {self.max_zoom}")
         return self
+
+    def lacking(self, found: list[str]) -> list[str]:
+        """Placeholders that a url with those in `found` ought to have too."""
+        return [part for part in self.required if part[1:-1] not in found]
+
+    def own_names(self) -> set[str]:
+        """Placeholders that the config gives values to, lower case."""
+        return {name.lower() for name in self.values}
+
+    def parts(self, tile: Tile) -> dict[str, object]:
+        """What every kind fills into its urls: ``{s}`` of a tile, and `values`."""
+        return {"s": self.subdomain(tile), **{name.lower(): value for name, value in self.values.items()}}
 
     def layout(self, name: str, grid: Grid, zoom: int | None) -> Layout:
         """How the tiles of source `name` lie on `grid`, whose x/y/z zoom is `zoom` (None for another grid).
