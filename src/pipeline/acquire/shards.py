@@ -77,7 +77,7 @@ def write_shard(
             target = rasterio.open(temporary, "w", **profile)
         with target:
             for pixels, valid in strips:
-                pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
+                pixels = np.where(valid, pixels, np.zeros((), pixels.dtype)).astype(dtype, copy=False)
                 mask = valid.astype(np.uint8) * np.uint8(255)
                 window = Window(0, top, shard.width, valid.shape[0])
                 with _writable(out):
