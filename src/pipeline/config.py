@@ -66,6 +66,7 @@ __all__ = [
     "StudyData",
     "StudyTrain",
     "XyzSource",
+    "check_comparison",
     "check_recipe",
     "json_schema",
     "load_classes",
@@ -312,6 +313,25 @@ def check_recipe(region_name: str, recipe_name: str, root: Path = Path("config")
                 )
         elif region.osm is None:
             raise ConfigError(f"{place}: layers.{key}: region {region_name!r} has no `osm` extract")
+
+
+def check_comparison(region_name: str, pair: str, root: Path = Path("config")) -> None:
+    """ConfigError unless `pair` is ``<a>-<b>``: two recipes that can be painted in the region, or one and ``truth``."""
+    a, hyphen, b = pair.partition("-")
+    place = f"comparison {pair!r} of {region_name!r}"
+    if not hyphen:
+        raise ConfigError(
+            f"{place}: name two recipes, or a recipe and the truth: data/{region_name}/comparisons/<a>-<b>/"
+        )
+    if a == b:
+        raise ConfigError(f"{place}: recipe {a!r} is compared with itself; name two")
+    if a == TRUTH:
+        raise ConfigError(f"{place}: the truth stands second: data/{region_name}/comparisons/{b}-{a}/")
+    if b == TRUTH and load_region(region_name, root).truth is None:
+        raise ConfigError(f"{place}: {root / 'regions' / region_name}.yaml has no `truth` to compare with")
+    for recipe in (a, b):
+        if recipe != TRUTH:
+            check_recipe(region_name, recipe, root)
 
 
 def load_study(name: str, root: Path = Path("config")) -> StudyConfig:
