@@ -16,6 +16,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from pipeline import variants
 from pipeline.config import (
     LandcoverLayer,
+    check_comparison,
+    check_recipe,
     load_classes,
     load_main,
     load_recipe,
@@ -54,7 +56,7 @@ def asked_for(words):
 
 
 def check_data(target):
-    """ConfigError when a target below data/ is of a region, source, recipe or split that does not exist."""
+    """ConfigError when a target below data/ is of a region, source, recipe, pair or split that does not exist."""
     found = re.match(r"data/([^/]+)/(?:(\w+)/([^/.]+))?", target)
     name, part, item = found.groups() if found else (None, None, None)
     if name is None:
@@ -71,7 +73,11 @@ def check_data(target):
         )
     stores = {*region.imagery, *(f"landcover-{source}" for source in region.landcover)}
     stores |= {"truth"} if region.truth else set()
-    if part == "labels" or (part == "chips" and item not in stores):
+    if part == "labels":
+        check_recipe(name, item)
+    elif part == "comparisons":
+        check_comparison(name, item)
+    elif part == "chips" and item not in stores:
         load_recipe(item)
 
 
@@ -274,6 +280,47 @@ def chip_inputs(wildcards):
 def store(region, name):
     """The manifest of a chip store."""
     return f"data/{region}/chips/{name}/store.json"
+
+
+def label_stats(recipe):
+    """A function of wildcards: the statistics of all shards of the recipe that the wildcard `recipe` names."""
+
+    def files(wildcards):
+        place = f"data/{wildcards.region}/labels/{getattr(wildcards, recipe)}"
+        shards = load_region(wildcards.region).shard_names()
+        return [f"{place}/{shard}_stats.json" for shard in shards]
+
+    return files
+
+
+def other_labels(wildcards):
+    """The second side of a comparison: the region's truth, or the labels of a recipe."""
+    if wildcards.other == "truth":
+        truth = load_region(wildcards.region).truth
+        return sources_of(wildcards) or [str(truth)]
+    return label_stats("other")(wildcards)
+
+
+def pictured_provider(wildcards):
+    """Whose imagery lies under a comparison: the first source that needs no network or lies on disk; "" for none."""
+    region = load_region(wildcards.region)
+    for name, source in region.imagery.items():
+        local = region.demo or source.kind == "raster" or getattr(source, "serve", None)
+        if local or all(map(os.path.exists, imagery_manifests(wildcards, name))):
+            return name
+    return ""
+
+
+def imagery_manifests(wildcards, provider):
+    """The manifests of all shards of a source; none for "" (no source)."""
+    place = f"data/{wildcards.region}/imagery/{provider}"
+    shards = load_region(wildcards.region).shard_names() if provider else []
+    return [f"{place}/{shard}.json" for shard in shards]
+
+
+def pictured_imagery(wildcards):
+    """The manifests of the imagery under a comparison."""
+    return imagery_manifests(wildcards, pictured_provider(wildcards))
 
 
 def split_inputs(wildcards):
