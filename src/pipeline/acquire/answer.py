@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pipeline.errors import DownloadError
+
 
 class Again(Exception):
     """One try that failed and is worth another; `wait_s` is the server's own wish. A `check` may raise it."""
@@ -15,6 +17,10 @@ class Again(Exception):
         super().__init__(reason)
         self.reason = reason
         self.wait_s = wait_s
+
+
+class NotThere(DownloadError):
+    """The server has no such file (404, 410)."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from urllib.parse import urljoin
 
 import httpx
 
-from pipeline.acquire.answer import Again, Answer, Check, Downloaded, origin
+from pipeline.acquire.answer import Again, Answer, Check, Downloaded, NotThere, origin
+from pipeline.acquire.hosts import turn
 from pipeline.acquire.http import RETRIED, Policy, retry_after_s
 from pipeline.acquire.keys import Keys, public
 from pipeline.acquire.partial import Checksum, PartFile
@@ -50,6 +51,7 @@ class Fetcher:
         headers: Mapping[str, str] | None = None,
         host: str = "",
         only_to: str = "",
+        turns: Path | None = None,
     ) -> None:
         """Name the source.
 
@@ -60,6 +62,7 @@ class Fetcher:
             headers: sent with every request, but to no other server that an answer redirects to.
             host: what ``{host}`` in a url stands for.
             only_to: a url; `headers` go to its server alone. Empty: to whichever is asked.
+            turns: the project's cache folder, for `turn`.
 
         Raises:
             DownloadError: a variable that `headers` name is not set.
@@ -73,6 +76,7 @@ class Fetcher:
         self._only_to = origin(only_to) if only_to else None
         self._lock = threading.Lock()
         self._next_at = 0.0  # monotonic seconds before which no request leaves
+        self._turns = turns
 
     def __enter__(self) -> Fetcher:
         for name in ("httpx", "httpcore"):  # they log whole addresses, keys included
@@ -102,12 +106,14 @@ class Fetcher:
 
         Args:
             url: http(s); may hold ``${NAME}``.
-            byte_range: (first byte, count). A server that knows ranges answers 206, another one 200 with everything.
+            byte_range: (first byte, count). A server that knows ranges answers 206; the body of a 200, which would be
+                the whole file, is not read.
             headers: more of them, without secrets (If-Range).
             check: raises `Again` for an answer to be asked for again, DownloadError for one that no retry mends.
 
         Raises:
-            DownloadError: 401, 403, 404 and every other status but 200, 206 and 416 (of a range); all retries failed.
+            NotThere: 404 or 410.
+            DownloadError: 401, 403 and every other status but 200, 206 and 416 (of a range); all retries failed.
         """
         more = dict(headers or {})
         if byte_range is not None:
@@ -170,6 +176,20 @@ class Fetcher:
             raise self.error(url, "does not open with an md5 or a sha256; give the extract's own")
         return Checksum("sha256" if len(match[1]) == 64 else "md5", match[1].lower())
 
+    @contextmanager
+    def turn(self, url: str) -> Iterator[None]:
+        """Ask the server of `url` alone among all processes that share the cache, for the requests of the block.
+
+        Not to be nested, and for one thread at a time; the block's own threads may ask at once. The rate and the
+        server's Retry-After hold for whoever comes next.
+        """
+        if self._turns is None:
+            yield
+            return
+        with turn(self._turns, url, self.label, _Seldom(self._log)):
+            yield
+            time.sleep(max(0.0, self._next_at - time.monotonic()))
+
     def public(self, url: str) -> str:
         """`url` as it may be shown: ``${NAME}`` unexpanded, keys and passwords starred out."""
         return public(url)
@@ -215,7 +235,8 @@ class Fetcher:
 
         def attempt() -> bool:
             with self.open(method, url, headers, body, ranged=ranged) as response:
-                answer = Answer(response.status_code, self._read(url, response), self.shown(url, response))
+                body_read = b"" if ranged and response.status_code == 200 else self._read(url, response)
+                answer = Answer(response.status_code, body_read, self.shown(url, response))
             if check is not None:
                 check(answer)
             found.append(answer)
@@ -286,6 +307,8 @@ class Fetcher:
             return
         if status in RETRIED or status >= 500:
             raise Again(f"HTTP {status}", retry_after_s(response.headers.get("retry-after")))
+        if status in (404, 410):
+            raise NotThere(str(self.error(url, f"the server answered HTTP {status}; check the url")))
         hint = "check the url"
         if status in (401, 403):
             hint = "check the key or token, and whether the source's terms allow this"
@@ -314,3 +337,14 @@ class Fetcher:
                 self._next_at = max(self._next_at, time.monotonic() + wait)
         self._log.progress(f"{self.label}: {again.reason}; trying again")
         time.sleep(min(self.policy.backoff_s * 2**tries * random.uniform(0.5, 1.0), self.policy.max_wait_s))
+
+
+class _Seldom(Log):
+    """Passes a line on as progress."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def __call__(self, text: str) -> None:
+        self._log.progress(text)
