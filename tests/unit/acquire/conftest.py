@@ -56,6 +56,8 @@ class TileServer:
         self.tiles: dict[tuple[int, int, int], bytes] = {}
         self.fault: Callable[[tuple[int, int, int], int], str | None] = lambda tile, attempt: None
         self.statuses: dict[tuple[int, int, int], int] = {}
+        self.headers: dict[tuple[int, int, int], dict[str, str]] = {}  # more of them, by tile
+        self.seen: list[dict[str, str]] = []  # the headers of every request, names in lower case
         self.delay_s = 0.0
         self.asked: list[tuple[int, int, int]] = []
         self.paths: list[str] = []
@@ -112,6 +114,7 @@ class TileServer:
             self.asked.append(tile)
             self.paths.append(handler.path)
             self.times.append(time.monotonic())
+            self.seen.append({name.lower(): value for name, value in handler.headers.items()})
         try:
             time.sleep(self.delay_s)
             fault = self.fault(tile, attempt)
@@ -122,13 +125,11 @@ class TileServer:
                     self.faults[fault] += 1
                 self.misbehave(handler, fault, body)
                 return
-            status = self.statuses.get(tile, 200 if tile in self.tiles else 404)
-            self.send(
-                handler,
-                status,
-                body if status == 200 else b"",
-                {"Content-Type": "image/png", "ETag": f'"{handler.path}"'},
-            )
+            etag = f'"{handler.path} {hashlib.sha256(body).hexdigest()[:8]}"'
+            same = etag == handler.headers.get("If-None-Match")
+            status = self.statuses.get(tile, 404 if tile not in self.tiles else 304 if same else 200)
+            headers = {"Content-Type": "image/png", "ETag": etag, **self.headers.get(tile, {})}
+            self.send(handler, status, b"" if status == 304 else body if tile in self.tiles else b"", headers)
         finally:
             with self.lock:
                 self.now -= 1
@@ -175,10 +176,10 @@ class TileServer:
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)
-        if status != 204:
+        if status not in (204, 304):
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        handler.wfile.write(body)
+        handler.wfile.write(body if status not in (204, 304) else b"")
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import sqlite3
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from urllib.parse import quote, quote_plus
 
 import pytest
 from PIL import Image
@@ -193,3 +196,154 @@ def test_an_unset_variable_is_named(monkeypatch):
 def test_an_unknown_placeholder_is_named():
     with pytest.raises(DownloadError, match=r"unknown placeholder \{s\}"):
         TileUrl("https://{s}.host/{z}/{x}/{y}")
+
+
+HOUR = 3600.0
+
+
+def age(folder, days, tiles=None):
+    """Make the cache's tiles (all, or those given) that many days older."""
+    then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+    with sqlite3.connect(folder / "t.sqlite") as db:
+        for tile in tiles or GRID:
+            db.execute("UPDATE tiles SET fetched = ? WHERE z = ? AND x = ? AND y = ?", (then, *tile))
+    db.close()
+
+
+def stored(folder, log):
+    with TileCache(folder / "t.sqlite", "", log) as cache:
+        return {tile: (entry.fetched[:10], cache.body(tile)) for tile, entry in cache.entries().items()}
+
+
+AGING = replace(FAST, max_age_s=24 * HOUR, retries=1)
+
+
+def test_old_tiles_are_asked_for_by_their_etag(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    fetch(server, tmp_path, log, GRID)
+    before, today = stored(tmp_path, log), datetime.now(UTC).date().isoformat()
+    age(tmp_path, 2, GRID[:20])
+    server.tiles[GRID[3]] = server.tiles[GRID[4]]
+    server.asked.clear()
+    server.seen.clear()
+    done = fetch(server, tmp_path, log, GRID, AGING)
+    assert (done.renewed, done.fetched, done.cached, done.kept.total()) == (19, 1, 44, 0)
+    assert set(server.asked) == set(GRID[:20]) and all("if-none-match" in headers for headers in server.seen)
+    after = stored(tmp_path, log)
+    assert after == {**before, GRID[3]: (today, before[GRID[4]][1])} and {day for day, _ in after.values()} == {today}
+    assert fetch(server, tmp_path, log, GRID, AGING).cached == 64
+
+
+def test_old_tiles_without_etag_are_asked_for_by_their_date(server, tmp_path, log):
+    server.fill(3, range(1), range(1))
+    day = "Mon, 01 Jan 2024 00:00:00 GMT"
+    server.headers[3, 0, 0] = {"ETag": "", "Last-Modified": day}
+    fetch(server, tmp_path, log, GRID[:1])
+    age(tmp_path, 2)
+    fetch(server, tmp_path, log, GRID[:1], AGING)
+    assert "if-none-match" not in server.seen[1] and server.seen[1]["if-modified-since"] == day
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"), [(404, "HTTP 404"), (403, "HTTP 403"), (500, "HTTP 500"), ("html", "no image")]
+)
+def test_what_cannot_be_had_again_is_kept(server, tmp_path, log, trouble, said):
+    server.fill(3, range(8), range(8), px=32)
+    fetch(server, tmp_path, log, GRID)
+    age(tmp_path, 2)
+    before, bad = stored(tmp_path, log), {GRID[5], GRID[50]}
+    if isinstance(trouble, int):
+        server.statuses = dict.fromkeys(bad, trouble)
+    else:
+        server.fault = lambda tile, attempt: trouble if tile in bad else None
+    done = fetch(server, tmp_path, log, GRID, AGING)
+    assert (done.renewed, done.kept.total()) == (62, 2) and all(said in reason for reason in done.kept)
+    after = stored(tmp_path, log)
+    assert {tile for tile in GRID if after[tile] == before[tile]} == bad
+    assert {tile: body for tile, (_, body) in after.items()} == {tile: body for tile, (_, body) in before.items()}
+
+
+def test_a_dead_server_leaves_old_tiles_as_they_are(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    url = server.url()
+    fetch(server, tmp_path, log, GRID)
+    age(tmp_path, 2)
+    before = stored(tmp_path, log)
+    server.fault = lambda tile, attempt: "reset"
+    done = fetch(server, tmp_path, log, GRID, replace(AGING, connections=4, retries=0, backoff_s=0.01), url)
+    assert done.renewed == 0 and done.kept.total() == 64 and done.kept["not asked for any more"] >= 50
+    assert stored(tmp_path, log) == before
+    with pytest.raises(DownloadError, match="gave up"):
+        fetch(server, tmp_path, log, [*GRID, *((3, 9, y) for y in range(20))], replace(AGING, retries=0), url)
+
+
+def test_missing_tiles_that_are_old_are_asked_for_again(server, tmp_path, log):
+    fetch(server, tmp_path, log, GRID[:2])
+    age(tmp_path, 2, GRID[:2])
+    server.fill(3, range(1), range(1), px=32)
+    assert fetch(server, tmp_path, log, GRID[:2], AGING).fetched == 2
+    with TileCache(tmp_path / "t.sqlite", "", log) as cache:
+        known = cache.entries()
+    assert [known[tile].status for tile in GRID[:2]] == [200, 404]
+    assert {known[tile].fetched[:10] for tile in GRID[:2]} == {datetime.now(UTC).date().isoformat()}
+
+
+def test_waits_between_tries_are_a_random_part_of_a_doubling_time(server, tmp_path, log, monkeypatch):
+    server.fill(3, range(1), range(1))
+    server.fault = lambda tile, attempt: "500" if attempt < 4 else None
+    asked = []
+    monkeypatch.setattr(http.random, "uniform", lambda low, high: asked.append((low, high)) or 0.0)
+    fetch(server, tmp_path, log, GRID[:1], replace(FAST, backoff_s=8.0, max_wait_s=30.0))
+    assert asked == [(0, 8.0), (0, 16.0), (0, 30.0), (0, 30.0)]
+
+
+def test_the_rate_is_kept(server, tmp_path, log):
+    server.fill(3, range(8), range(8), px=32)
+    server.fault = lambda tile, attempt: "500" if attempt == 0 and tile[1] == 0 else None
+    fetch(server, tmp_path, log, GRID[:24], replace(FAST, rate_per_s=40.0, connections=4))
+    times = sorted(server.times)
+    assert len(times) == 27 and times[-1] - times[0] >= (27 - 4) / 40 - 0.1
+
+
+REFUSAL = b"<ServiceExceptionReport>Layer dop20 needs\n a token; s3cr3t is none</ServiceExceptionReport>"
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_refusal_is_told_in_the_servers_words(server, tmp_path, log, monkeypatch, status):
+    monkeypatch.setenv("TILE_KEY", "s3cr3t")
+    server.misbehave = lambda handler, fault, body: server.send(handler, status, REFUSAL, {})
+    server.fault = lambda tile, attempt: "refused"
+    url = TileUrl(server.url("?k=${TILE_KEY}"))
+    errand = Errand("wms", url, replace(FAST, retries=0), check, lambda body, kind: body.decode()[24:-25])
+    with TileCache(tmp_path / "t.sqlite", url.public, log) as cache, pytest.raises(DownloadError) as caught:
+        fetch_all(errand, GRID[:1], cache, log)
+    assert f"HTTP {status}" in str(caught.value) and "s3cr3t" not in str(caught.value)
+    assert ": Layer dop20 needs a token; ${TILE_KEY} is none" in str(caught.value)
+
+
+def test_headers_are_sent_with_their_keys_but_to_no_other_server(server, tmp_path, log, monkeypatch):
+    monkeypatch.setenv("TILE_KEY", "s3cr3t")
+    server.fill(3, range(2), range(1))
+    with type(server)().running() as other:
+        other.tiles = dict(server.tiles)
+        server.statuses[3, 1, 0] = 302
+        server.headers[3, 1, 0] = {"Location": f"http://127.0.0.1:{other.port}/3/1/0.png"}
+        url = TileUrl(server.url(), headers={"X-Api-Key": "id ${TILE_KEY}", "Referer": "https://us"})
+        with TileCache(tmp_path / "t.sqlite", url.public, log) as cache:
+            fetch_all(Errand("oam", url, FAST, check), [(3, 0, 0), (3, 1, 0)], cache, log)
+    assert [headers["x-api-key"] for headers in server.seen] == ["id s3cr3t"] * 2
+    assert [other.asked, "x-api-key" in other.seen[0], "referer" in other.seen[0]] == [[(3, 1, 0)], False, False]
+
+
+def test_an_unset_variable_of_a_header_is_named(monkeypatch):
+    monkeypatch.delenv("TILE_KEY", raising=False)
+    with pytest.raises(DownloadError, match=r"environment variable TILE_KEY .* is not set"):
+        TileUrl("https://host/{z}/{x}/{y}", headers={"X-Key": "${TILE_KEY}"})
+
+
+def test_a_key_is_hidden_as_the_address_spells_it(monkeypatch):
+    monkeypatch.setenv("TILE_KEY", "a+b/c d=é")
+    url = TileUrl("https://host/{z}/{x}/{y}?k=${TILE_KEY}")
+    said = f"no host for {url.of((1, 2, 3))} or {quote('a+b/c d=é')} or {quote_plus('a+b/c d=é')}"
+    shown = url.redact(said)
+    assert "a+b" not in shown and "%2B" not in shown and shown.count("${TILE_KEY}") == 3
