@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import colorsys
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
-import rasterio
-from rasterio import features
-from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
 
-from pipeline.acquire.landcover import class_profile
-from pipeline.acquire.landcover import read_colour_table as read_colour_table
-from pipeline.acquire.osm import MARGIN_M, expand_bbox
-from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, LineLayer, PolygonLayer, RecipeConfig
-from pipeline.errors import DataError, choices
-from pipeline.files import atomic_file, write_json
+from pipeline import command
+from pipeline.acquire.landcover import read_colour_table
+from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
+from pipeline.errors import DataError
+from pipeline.files import write_json
 from pipeline.grid import Grid, Shard
-from pipeline.labels import geometry
-from pipeline.labels.widths import PAINTED, TAG_OF_LAYER, left_out_reasons, line_widths_m
+from pipeline.labels.painting import Painter, painting_order
+from pipeline.labels.rasters import Colours, RasterFile, bands_of, open_rasters
 
-Band = npt.NDArray[np.uint8]
-Colours = dict[int, tuple[int, int, int, int]]
 Log = Callable[[str], None]
+Counts = npt.NDArray[np.int64]
 
-LINE_INPUT = ["width", "lanes", "tracktype", "tunnel", "area"]
-OTHER_TAGS = "tags"
 LAYERS_TAG = "layers"
-COUNT_ROWS = 256
 
 
 def rasterize_labels(
@@ -50,11 +38,15 @@ def rasterize_labels(
     stats: Path,
     *,
     log: Log,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Paint the recipe's layers in order, later ones over earlier ones.
+    """Paint the recipe's layers by priority, those of equal priority in their order, later ones over earlier ones.
 
-    A pixel belongs to an area or a widened line when its centre lies inside (`all_touched` areas: when they touch it).
-    Line widths are metres on the ground. A shard's pixels equal those of one run over the whole grid.
+    A pixel belongs to an area or a widened line when its centre lies inside (`all_touched` areas: when they touch it by
+    more than a hundredth of a pixel). Line widths and buffers are metres on the ground. Lines with `pixel_m` are
+    painted on pixels of about that size, a whole number of grid pixels that counts from the region's corner. Tunnels
+    are left out and bridges painted; the ``layer`` tag is ignored on purpose. A shard's pixels equal those of one run
+    over the whole grid, and two runs give equal pixels. Memory holds a band of the shard, see `bands_of`.
 
     Args:
         recipe: layers and background.
@@ -66,58 +58,53 @@ def rasterize_labels(
         out: GeoTIFF to write, uint8 [shard.height, shard.width], class indices; 255 where nothing is painted and the
             recipe has no background. With colour table, nodata 255.
         source_out: GeoTIFF to write, uint8 of the same shape: 0 for background or nothing, else 1 + the position of
-            the layer in the recipe. Its tag ``layers`` is a JSON list of names by value.
+            the layer in the recipe as it is written. Its tag ``layers`` is a JSON list of names by value.
         stats: JSON to write: the returned dict.
         log: takes lines for the user.
+        threads: threads that compress; the pixels do not depend on them.
 
     Returns:
-        ``classes`` and ``sources``: name → pixels and share of the shard; ``features``: layer → how many were painted
-        and how many left out by reason (a feature in two shards counts in both); ``sha256`` of the pixels of both
-        rasters.
+        ``shard``; ``pixels``; ``classes``: name (and ``ignored``) → pixels and share of the shard; ``sources``: layer
+        (and ``none``) → pixels, share of the shard, and ``classes``: name → pixels, of those it has; ``features``:
+        OSM layer → ``painted``, how many reach into the shard, and ``left_out`` by reason (a feature in two shards
+        counts in both); ``sha256``: ``classes`` and ``sources``, of the pixels of both rasters.
 
     Raises:
-        DataError: an input is missing or does not fit the grid.
+        DataError: an input is missing or does not fit the grid, or the disk is full. Nothing is written then.
     """
-    classes = np.full((shard.height, shard.width), IGNORE, dtype=np.uint8)
-    if recipe.background is not None:
-        classes[:] = scheme.index(recipe.background)
-    source = np.zeros_like(classes)
-    counts: dict[str, Any] = {}
     if len(recipe.layers) >= IGNORE:
         raise DataError(f"the recipe has {len(recipe.layers)} layers; a source raster holds at most {IGNORE - 1}")
-    for value, (name, layer) in enumerate(recipe.layers.items(), start=1):
-        if isinstance(layer, LandcoverLayer):
-            painted = _read_landcover(layer.source, landcover, grid, shard, len(scheme.names))
-            known = painted != IGNORE
-            source[known] = value
-            classes[known] = painted[known]
-            continue
-        if layers_gpkg is None:
-            raise DataError(f"layer {name!r} of the recipe needs OSM layers, and the region has no `osm` extract")
-        shapes, counts[name] = _shapes(layer, layers_gpkg, grid, shard)
-        if len(shapes):
-            touched = isinstance(layer, PolygonLayer) and layer.all_touched
-            features.rasterize(shapes, out=source, default_value=value, all_touched=touched)
-            classes[source == value] = scheme.index(layer.label)
     names = ["none", *recipe.layers]
-    _write(out, classes, grid, shard, read_colour_table(scheme), {}, IGNORE)
-    _write(source_out, source, grid, shard, _layer_colours(len(recipe.layers)), {LAYERS_TAG: json.dumps(names)}, None)
-    found = {
-        "shard": shard.name,
-        "pixels": int(classes.size),
-        "classes": _shares(classes, {**dict(enumerate(scheme.names)), IGNORE: "ignored"}),
-        "sources": _shares(source, dict(enumerate(names))),
-        "sha256": {"classes": _digest(classes), "sources": _digest(source)},
-        "features": counts,
-    }
+    files = [
+        RasterFile(out, read_colour_table(scheme), nodata=IGNORE),
+        RasterFile(source_out, _layer_colours(len(recipe.layers)), {LAYERS_TAG: json.dumps(names)}),
+    ]
+    counts = np.zeros((len(names), IGNORE + 1), dtype=np.int64)
+    with Painter(recipe, scheme, grid, layers_gpkg, landcover) as painter:
+        with open_rasters(files, grid, shard, threads) as (class_raster, source_raster):
+            bands = bands_of(grid, shard)
+            for number, band in enumerate(bands, start=1):
+                classes, sources = painter.paint(band, counts)
+                class_raster.write(band, classes)
+                source_raster.write(band, sources)
+                if isinstance(log, command.Log):
+                    log.progress(f"{shard.name}: {number} of {len(bands)} bands")
+        found = {
+            "shard": shard.name,
+            "pixels": shard.height * shard.width,
+            "classes": _classes(counts.sum(axis=0), scheme),
+            "sources": {name: _source(row, scheme, counts) for name, row in zip(names, counts, strict=True)},
+            # Snakemake takes a newer file of equal content as unchanged, so that the content must tell.
+            "sha256": {"classes": class_raster.sha256, "sources": source_raster.sha256},
+            "features": {
+                name: painter.features(name)
+                for _, name, layer in painting_order(recipe)
+                if not isinstance(layer, LandcoverLayer)
+            },
+        }
     write_json(stats, found)
     _report(found, log)
     return found
-
-
-def _digest(band: Band) -> str:
-    """Of the pixels: snakemake takes a newer file of equal content as unchanged, so that the content must tell."""
-    return hashlib.sha256(np.ascontiguousarray(band).data).hexdigest()
 
 
 def _layer_colours(layers: int) -> Colours:
@@ -129,85 +116,21 @@ def _layer_colours(layers: int) -> Colours:
     return table
 
 
-def _read_landcover(name: str, landcover: Mapping[str, Path], grid: Grid, shard: Shard, classes: int) -> Band:
-    if name not in landcover:
-        raise DataError(f"no land cover {name!r} was warped for this region; {choices(name, landcover)}")
-    path = landcover[name]
-    try:
-        with rasterio.open(path) as raster:
-            if (raster.width, raster.height) != (grid.width, grid.height):
-                raise DataError(
-                    f"{path}: is {raster.width} x {raster.height} px, the grid {grid.width} x {grid.height} px; "
-                    "delete it, and it is made again"
-                )
-            band: Band = raster.read(1, window=Window(shard.col_px, shard.row_px, shard.width, shard.height))
-    except RasterioIOError as error:
-        raise DataError(f"{path}: cannot be read as a raster ({error})") from None
-    wrong = np.unique(band[(band >= classes) & (band != IGNORE)])
-    if wrong.size:
-        raise DataError(f"{path}: holds {wrong.tolist()}, the class scheme ends at {classes - 1}; make it again")
-    return band
+def _named(scheme: ClassScheme) -> dict[int, str]:
+    return {**dict(enumerate(scheme.names)), IGNORE: "ignored"}
 
 
-def _shapes(layer: LineLayer | PolygonLayer, gpkg: Path, grid: Grid, shard: Shard) -> tuple[geometry.Shapes, Any]:
-    """Polygons of one layer in the shard's pixel coordinates, and the counts of painted and left-out features."""
-    box = expand_bbox(geometry.shard_bounds_deg(grid, shard), MARGIN_M)
-    columns = [TAG_OF_LAYER[layer.layer], *LINE_INPUT] if isinstance(layer, LineLayer) else [OTHER_TAGS]
-    frame = _read_layer(gpkg, layer.layer, box, columns)
-    left_out: Counter[str] = Counter()
-    shapes = frame.geometry.to_numpy(dtype=object)
-    if isinstance(layer, LineLayer):
-        reasons = left_out_reasons(frame, layer)
-        rows = reasons == PAINTED
-        near = geometry.touches_shard(_on_shard(shapes[~rows], grid, shard), shard)
-        left_out.update(reasons[~rows][near].tolist())
-        polygons = geometry.ground_buffers(shapes[rows], line_widths_m(frame, layer)[rows], grid.crs)
-        pixels = geometry.to_pixels(polygons, grid, shard)
-    else:
-        rows = _tagged(frame[OTHER_TAGS], layer.tags)
-        near = geometry.touches_shard(_on_shard(shapes[~rows], grid, shard), shard)
-        left_out.update({"other tags": int(near.sum())} if near.any() else {})
-        pixels = _on_shard(shapes[rows], grid, shard)
-    pixels = pixels[geometry.touches_shard(pixels, shard)]
-    return pixels, {"painted": len(pixels), "left_out": dict(sorted(left_out.items()))}
+def _classes(counted: Counts, scheme: ClassScheme) -> dict[str, Any]:
+    return {name: _share(counted[value], counted.sum()) for value, name in _named(scheme).items()}
 
 
-def _on_shard(shapes: geometry.Shapes, grid: Grid, shard: Shard) -> geometry.Shapes:
-    return geometry.to_pixels(geometry.project_areas(shapes, grid.crs), grid, shard)
+def _source(counted: Counts, scheme: ClassScheme, counts: Counts) -> dict[str, Any]:
+    held = {name: int(counted[value]) for value, name in _named(scheme).items() if counted[value]}
+    return {**_share(counted.sum(), counts.sum()), "classes": held}
 
 
-def _tagged(tags: Any, wanted: dict[str, list[str]] | None) -> npt.NDArray[np.bool_]:
-    if wanted is None:
-        return np.ones(len(tags), dtype=bool)
-    read = [json.loads(text) for text in tags]
-    return np.array([any(entry.get(key) in values for key, values in wanted.items()) for entry in read], dtype=bool)
-
-
-def _read_layer(gpkg: Path, layer: str, box: tuple[float, float, float, float], columns: list[str]) -> Any:
-    try:
-        return pyogrio.read_dataframe(gpkg, layer=layer, bbox=box, columns=columns)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise DataError(f"{gpkg}: layer {layer!r} cannot be read ({error}); make the OSM layers again") from None
-
-
-def _write(
-    path: Path, band: Band, grid: Grid, shard: Shard, colours: Colours, tags: dict[str, str], nodata: int | None
-) -> None:
-    profile = class_profile(grid, shard, nodata)
-    with atomic_file(path) as temporary, rasterio.open(temporary, "w", **profile) as raster:
-        raster.write(band, 1)
-        raster.write_colormap(1, colours)
-        raster.update_tags(**tags)
-
-
-def _shares(band: Band, names: dict[int, str]) -> dict[str, Any]:
-    counted = np.zeros(256, dtype=np.int64)
-    for row in range(0, len(band), COUNT_ROWS):  # bincount needs eight bytes a pixel
-        counted += np.bincount(band[row : row + COUNT_ROWS].ravel(), minlength=256)
-    return {
-        name: {"pixels": int(counted[value]), "share": float(counted[value] / band.size)}
-        for value, name in names.items()
-    }
+def _share(pixels: int, total: int) -> dict[str, Any]:
+    return {"pixels": int(pixels), "share": float(pixels / total)}
 
 
 def _report(found: dict[str, Any], log: Log) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ FOOT_M = 0.3048
 INCH_M = 0.0254
 MAX_WIDTH_M = 200.0  # a wider width tag is a slip of the mapper
 MAX_LANES = 20.0
-TAG_OF_LAYER = {"roads": "highway", "waterways": "waterway"}
+TAG_OF_LAYER = {"roads": "highway", "waterways": "waterway", "railways": "railway"}
 
 _NUMBER = r"(\d+(?:[.,]\d+)?|[.,]\d+)"
 _METRIC = re.compile(_NUMBER + r"\s*(m|metres?|meters?|cm|ft|feet|foot)?\.?", re.IGNORECASE)
@@ -27,6 +28,7 @@ OTHER_VALUE = "value not in widths_m"
 OTHER_GRADE = "tracktype not in grades"
 IN_TUNNEL = "tunnel"
 IS_AREA = "area"
+OTHER_TAGS = "other tags"
 
 
 def parse_width_m(text: object) -> float | None:
@@ -66,11 +68,15 @@ def left_out_reasons(frame: Any, layer: LineLayer) -> npt.NDArray[np.object_]:
     """Why each line of `frame` is not painted, object [n] of str; "" for a line that is painted.
 
     Args:
-        frame: table of lines with the columns highway or waterway, tracktype, tunnel and area (raw tag texts).
+        frame: table of lines with the columns highway, waterway or railway, tracktype, tunnel and area (raw tag
+            texts), and tags (JSON) where the layer has a filter.
         layer: the recipe's layer.
 
-    A line is left out when its value is not in ``widths_m``, when it is a ``highway=track`` whose tracktype is not in
-    ``grades`` (if given), when it lies in a tunnel or culvert (any ``tunnel`` but ``no``), or with ``area=yes``.
+    A line is left out when its value is not in ``widths_m``, when none of its tags is among ``tags`` (if given), when
+    it is a ``highway=track`` whose tracktype is not in ``grades`` (if given), when it lies in a tunnel or culvert (any
+    ``tunnel`` but ``no``), or with ``area=yes``: what is mapped as an area is painted from the layer of areas. Bridges
+    are painted. The ``layer`` tag is ignored on purpose: it orders crossings by height and tells nothing about what is
+    seen; a tunnel is told by ``tunnel``.
     """
     values = frame[TAG_OF_LAYER[layer.layer]].to_numpy(dtype=object)
     reasons = np.full(len(frame), PAINTED, dtype=object)
@@ -80,8 +86,16 @@ def left_out_reasons(frame: Any, layer: LineLayer) -> npt.NDArray[np.object_]:
     if layer.layer == "roads" and layer.grades is not None:
         graded = frame["tracktype"].isin(layer.grades).to_numpy(dtype=bool)
         reasons[(values == "track") & ~graded] = OTHER_GRADE
+    if layer.tags is not None:
+        reasons[~tagged(frame["tags"], layer.tags)] = OTHER_TAGS
     reasons[np.array([value not in layer.widths_m for value in values], dtype=bool)] = OTHER_VALUE
     return reasons
+
+
+def tagged(tags: Any, wanted: dict[str, list[str]]) -> npt.NDArray[np.bool_]:
+    """Which features (a column of all tags as JSON) have one of the wanted values of one of the keys, bool [n]."""
+    read = [json.loads(text) for text in tags]
+    return np.array([any(entry.get(key) in values for key, values in wanted.items()) for entry in read], dtype=bool)
 
 
 def line_widths_m(frame: Any, layer: LineLayer) -> npt.NDArray[np.float64]:

@@ -23,7 +23,7 @@ def scheme():
 
 @pytest.fixture
 def write_layers(tmp_path):
-    """Write {layer: [(shape in degrees, tags)]} as a GeoPackage with all five layers; return its path."""
+    """Write {layer: [(shape in degrees, tags)]} as a GeoPackage with all layers; return its path."""
 
     def write(features):
         path = tmp_path / "layers.gpkg"
@@ -34,7 +34,7 @@ def write_layers(tmp_path):
             data |= {column: [tags.get(column) for _, tags in rows] for column in columns}
             data["tags"] = [json.dumps(tags) for _, tags in rows]
             frame = geopandas.GeoDataFrame(data, geometry=[shape for shape, _ in rows], crs="EPSG:4326")
-            lines = layer in ("roads", "waterways")
+            lines = layer in ("roads", "waterways", "railways")
             frame.to_file(
                 path,
                 layer=layer,

@@ -9,6 +9,7 @@ import pytest
 import shapely
 from pyproj import Geod, Transformer
 
+from pipeline.geometry import reproject
 from pipeline.grid import web_mercator_grid
 from pipeline.labels.geometry import ground_buffers
 
@@ -81,7 +82,7 @@ def test_area_of_a_buffer_is_length_times_width(lat, lon):
     width_m = 12.0
     ends = [(lon, lat), GEOD.fwd(lon, lat, 60, 1000.0)[:2]]
     lines = np.array([shapely.LineString(ends)], dtype=object)
-    polygon = ground_buffers(lines, np.array([width_m]), "EPSG:4326")[0]
+    polygon = ground_buffers(lines, np.array([width_m / 2]))[0]
     area = abs(GEOD.geometry_area_perimeter(polygon)[0])
     caps = 16 * math.sin(math.pi / 16) * (width_m / 2) ** 2  # both ends together: a 32-gon
     assert area == pytest.approx(1000.0 * width_m + caps, rel=1e-3)
@@ -90,7 +91,7 @@ def test_area_of_a_buffer_is_length_times_width(lat, lon):
 def test_long_straight_segment_follows_the_map():
     """A 20 km east-west segment keeps its latitude in the middle, as drawn on a map, and does not follow a geodesic."""
     lines = np.array([shapely.LineString([(8.0, 60.0), (8.36, 60.0)])], dtype=object)
-    polygon = ground_buffers(lines, np.array([10.0]), "EPSG:4326")[0]
+    polygon = ground_buffers(lines, np.array([5.0]))[0]
     cut = polygon.intersection(shapely.LineString([(8.18, 59.99), (8.18, 60.01)]))
     south, north = cut.bounds[1], cut.bounds[3]
     assert GEOD.inv(8.18, 60.0, 8.18, (south + north) / 2)[2] < 0.05
@@ -99,7 +100,7 @@ def test_long_straight_segment_follows_the_map():
 
 def test_national_grid_gets_true_metres():
     lines = np.array([shapely.LineString([(8.0, 47.0), (8.01, 47.005)])], dtype=object)
-    polygon = ground_buffers(lines, np.array([20.0]), "EPSG:2056")[0]
+    polygon = reproject(ground_buffers(lines, np.array([10.0])), "EPSG:4326", "EPSG:2056")[0]
     length = GEOD.geometry_length(lines[0])
     caps = 16 * math.sin(math.pi / 16) * 10.0**2
     assert polygon.area == pytest.approx(length * 20 + caps, rel=5e-4)

@@ -1,0 +1,208 @@
+"""The layers of a recipe over each other: which one lies on top of a pixel, and the class it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
+from pipeline.errors import DataError, choices
+from pipeline.grid import Grid, Shard
+from pipeline.labels.layers import LayerReader
+from pipeline.labels.scanline import MAX_LAYERS, Spans, top_layers
+
+Band = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
+
+COUNTED_PX = 1 << 22  # at once: bincount needs eight bytes a pixel
+
+
+def painting_order(recipe: RecipeConfig) -> list[tuple[int, str, Any]]:
+    """(1 + position in the recipe, name, layer) of each layer, the first painted first: by priority, then position."""
+    numbered = [(value, name, layer) for value, (name, layer) in enumerate(recipe.layers.items(), start=1)]
+    return sorted(numbered, key=lambda entry: (entry[2].priority, entry[0]))
+
+
+def paint_vectors(values: Sequence[int], spans: Callable[[int], Spans], window: Shard) -> Band:
+    """The topmost of layers of shapes at each pixel of a window.
+
+    Args:
+        values: what each layer paints, 1 to 255, the lowest first.
+        spans: from a value to what its layer covers in the window.
+        window: a part of the grid.
+
+    Returns:
+        uint8 [window.height, window.width], 0 where no layer is.
+    """
+    top = np.zeros((0, 0), dtype=np.uint8)
+    for first in range(0, len(values), MAX_LAYERS):
+        some = values[first : first + MAX_LAYERS]
+        painted = top_layers([spans(value) for value in some], some, window)
+        top = np.where(painted > 0, painted, top) if first else painted
+    return top
+
+
+class Painter:
+    """Paints a recipe band after band. A context manager: the land covers stay open.
+
+    Args:
+        recipe, scheme, grid, layers_gpkg, landcover: as for `pipeline.labels.rasterize.rasterize_labels`.
+    """
+
+    def __init__(
+        self,
+        recipe: RecipeConfig,
+        scheme: ClassScheme,
+        grid: Grid,
+        layers_gpkg: Path | None,
+        landcover: Mapping[str, Path],
+    ) -> None:
+        self._grid = grid
+        self._classes = len(scheme.names)
+        self._order = painting_order(recipe)
+        self._layers = {value: (name, layer) for value, name, layer in self._order}
+        self._label = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)  # of each value of the source raster
+        if recipe.background is not None:
+            self._label[0] = scheme.index(recipe.background)
+        for value, name, layer in self._order:
+            if isinstance(layer, LandcoverLayer):
+                continue
+            self._label[value] = scheme.index(layer.label)
+            if layers_gpkg is None:
+                raise DataError(f"layer {name!r} of the recipe needs OSM layers, and the region has no `osm` extract")
+        self._reader = LayerReader(layers_gpkg, grid) if layers_gpkg else None
+        self._hidden = {
+            value: [scheme.index(label) for label in layer.without]
+            for value, _, layer in self._order
+            if isinstance(layer, LandcoverLayer)
+        }
+        self._paths = {value: _landcover_path(self._layers[value][1].source, landcover) for value in self._hidden}
+        self._open = ExitStack()
+        self._rasters: dict[int, Any] = {}
+
+    def __enter__(self) -> Painter:
+        with ExitStack() as opened:
+            for value, path in self._paths.items():
+                self._rasters[value] = opened.enter_context(_open_landcover(path, self._grid))
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def features(self, name: str) -> dict[str, Any]:
+        """How many features of an OSM layer of the recipe were painted so far, and how many left out by reason."""
+        assert self._reader is not None
+        return self._reader.counts(name)
+
+    def paint(self, window: Shard, counts: Counts) -> tuple[Band, Band]:
+        """Classes and sources of a window, uint8 [window.height, window.width] each.
+
+        Adds the pixels of each source and class to `counts`, int64 [1 + layers, 256].
+        """
+        sources = np.zeros((0, 0), dtype=np.uint8)
+        covers: dict[int, Band] = {}
+        for group in self._groups():
+            if group[0] in self._rasters:
+                covers[group[0]] = self._read_landcover(group[0], window)
+                painted = np.where(covers[group[0]] != IGNORE, np.uint8(group[0]), np.uint8(0))
+            else:
+                painted = paint_vectors(group, lambda value: self._spans(value, window), window)
+            if sources.size:
+                np.copyto(sources, painted, where=painted > 0)
+            else:
+                sources = painted
+        classes = self._label[sources]
+        counts[:, :] += self._counted(sources, classes, covers)
+        return classes, sources
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Values in painting order: a land cover by itself, layers of shapes between two land covers together."""
+        group: list[int] = []
+        for value, _, _ in self._order:
+            if value in self._rasters:
+                if group:
+                    yield group
+                yield [value]
+                group = []
+            else:
+                group.append(value)
+        if group:
+            yield group
+
+    def _spans(self, value: int, window: Shard) -> Spans:
+        assert self._reader is not None
+        name, layer = self._layers[value]
+        return self._reader.spans(name, layer, window)
+
+    def _counted(self, sources: Band, classes: Band, covers: Mapping[int, Band]) -> Counts:
+        """Puts the classes of land covers where they lie on top; pixels of each source and class."""
+        counts = np.zeros((1 + len(self._order), IGNORE + 1), dtype=np.int64)
+        for value in range(len(counts)):
+            here = sources == value
+            if value in covers:
+                shown = covers[value][here]
+                classes[here] = shown
+                counts[value] = _histogram(shown)
+            else:
+                counts[value, self._label[value]] = np.count_nonzero(here)
+        return counts
+
+    def _read_landcover(self, value: int, window: Shard) -> Band:
+        path = self._paths[value]
+        try:
+            part = Window(window.col_px, window.row_px, window.width, window.height)
+            band: Band = self._rasters[value].read(1, window=part)
+        except RasterioError as error:
+            raise _unreadable(path, error) from None
+        wrong = np.flatnonzero(_histogram(band.ravel())[self._classes : IGNORE]) + self._classes
+        if wrong.size:
+            raise DataError(
+                f"{path}: holds {wrong.tolist()}, the class scheme ends at {self._classes - 1}; make it again"
+            )
+        if self._hidden[value]:
+            table = np.arange(IGNORE + 1, dtype=np.uint8)
+            table[self._hidden[value]] = IGNORE
+            band = table[band]
+        return band
+
+
+def _histogram(pixels: Band) -> Counts:
+    """Pixels of each value, int64 [256], of uint8 [n]."""
+    counts = np.zeros(IGNORE + 1, dtype=np.int64)
+    for first in range(0, len(pixels), COUNTED_PX):
+        counts += np.bincount(pixels[first : first + COUNTED_PX], minlength=IGNORE + 1)
+    return counts
+
+
+def _landcover_path(source: str, landcover: Mapping[str, Path]) -> Path:
+    if source not in landcover:
+        raise DataError(f"no land cover {source!r} was warped for this region; {choices(source, landcover)}")
+    return landcover[source]
+
+
+def _open_landcover(path: Path, grid: Grid) -> Any:
+    try:
+        raster = rasterio.open(path)
+    except RasterioError as error:
+        raise _unreadable(path, error) from None
+    if (raster.width, raster.height) != (grid.width, grid.height):
+        size = f"{raster.width} x {raster.height}"
+        raster.close()
+        raise DataError(
+            f"{path}: is {size} px, the grid {grid.width} x {grid.height} px; delete it, and it is made again"
+        )
+    return raster
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    text = " ".join(str(error.__cause__ or error).split())
+    return DataError(f"{path}: cannot be read as a raster ({text}); delete it, and it is made again")
