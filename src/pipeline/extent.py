@@ -56,7 +56,7 @@ def check_size(grid: Grid) -> None:
     size = f"bbox: the grid would have {grid.width:,} x {grid.height:,} = {grid.width * grid.height:.2g} pixels"
     if grid.width * grid.height > MAX_PIXELS:
         raise ConfigError(
-            f"{size} of {grid.gsd_m:.3g} m, at most {MAX_PIXELS:.0e} make a region; make the box smaller, or the "
+            f"{size} of {grid.gsd_m:.3g} m, at most {MAX_PIXELS:,} make a region; make the box smaller, or the "
             "pixels larger (a lower zoom, a coarser resolution)"
         )
     if _shards(grid, grid.shard_px) > MAX_SHARDS:
