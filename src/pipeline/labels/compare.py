@@ -137,12 +137,14 @@ def _shard_paths(region: str, side: Labels, grid: Grid) -> tuple[dict[str, Path]
 
 
 def _check_on_grid(path: Path, grid: Grid) -> None:
+    """DataError unless a raster has the grid's size and corners, to a hundredth of a pixel, and one band of uint8."""
     with open_raster(path) as raster:
-        found = (raster.width, raster.height, *tuple(raster.transform)[:6])
-        bands, dtype = raster.count, raster.dtypes[0]
+        size, bands, dtype = (raster.width, raster.height), raster.count, raster.dtypes[0]
+        turned = raster.transform.b or raster.transform.d
+        corners = zip(raster.bounds, grid.bounds, strict=True)
     tolerance = 0.01 * min(grid.res_x, grid.res_y)
-    wanted = (grid.width, grid.height, *grid.transform())
-    if any(abs(have - want) > tolerance for have, want in zip(found, wanted, strict=True)):
+    apart = any(abs(found - wanted) > tolerance for found, wanted in corners)
+    if size != (grid.width, grid.height) or turned or apart:
         left, bottom, right, top = grid.bounds
         raise DataError(
             f"{path} does not lie on the region's grid; bring it there with gdalwarp -t_srs {grid.crs} "

@@ -107,10 +107,10 @@ def test_counts_and_scores_are_those_of_scikit_learn(compare, tmp_path):
     shares = [facts[name]["share"] for name in ("compared", "only_a", "only_b", "ignored_by_both")]
     assert sum(shares) == pytest.approx(1)
     for index, entry in enumerate(facts["classes"].values()):
-        here = both & (A == index)
-        assert entry["a"] == {"pixels": here.sum(), "differ": pytest.approx((B != index)[here].mean())}
-        here = both & (B == index)
-        assert entry["b"] == {"pixels": here.sum(), "differ": pytest.approx((A != index)[here].mean())}
+        here = both & (index == A)
+        assert entry["a"] == {"pixels": here.sum(), "differ": pytest.approx((index != B)[here].mean())}
+        here = both & (index == B)
+        assert entry["b"] == {"pixels": here.sum(), "differ": pytest.approx((index != A)[here].mean())}
     assert read_json(tmp_path / "out" / "summary.json") == {"region": "place", **json.loads(json.dumps(facts))}
     with open(tmp_path / "out" / "confusion.csv", newline="") as handle:
         head, *rows = csv.reader(handle)
