@@ -1,4 +1,4 @@
-"""Bring a land-cover raster onto the region's grid."""
+"""Bring a land cover onto the region's grid."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pipeline.grid import Grid
 def main(options: argparse.Namespace, log: Log) -> None:
     region = load_region(options.region)
     warp_landcover(
+        options.source,
         region.landcover[options.source],
         load_classes(region.classes),
         Grid.load(options.grid),
+        Path("cache") / options.region,
         options.out,
         options.summary,
         log=log,

@@ -1,144 +1,131 @@
-"""A land-cover raster onto the region's grid, its values turned into class indices."""
+"""A land cover onto the region's grid, its values turned into class indices: from rasters, polygons or a service."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import rasterio
-from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from pipeline import command
+from pipeline.acquire.class_raster import class_profile as class_profile
+from pipeline.acquire.class_raster import read_colour_table as read_colour_table
+from pipeline.acquire.landcover_raster import local_cover
+from pipeline.acquire.landcover_vector import vector_cover
+from pipeline.acquire.legend import Codes, Legend
+from pipeline.acquire.shards import GDAL_OPTIONS
 from pipeline.config import IGNORE, ClassScheme, LandcoverConfig
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, write_json
 from pipeline.grid import Grid, Shard
+from pipeline.schema import LandcoverSection, LandcoverVector
 
 BLOCK_PX = 2048
 
 Log = Callable[[str], None]
 
 
-def warp_landcover(
-    config: LandcoverConfig, scheme: ClassScheme, grid: Grid, out: Path, summary: Path, *, log: Log
-) -> dict[str, Any]:
-    """Resample a land-cover raster (nearest) to the grid and map its values to classes.
+class Blocks(Protocol):
+    """A land cover on the grid."""
 
-    Memory stays flat: blocks of 2048 px are read, mapped and written one after the other.
+    def codes(self, row: int, col: int, height: int, width: int) -> Codes:
+        """Codes of a `Legend` under a window of the grid, uint16 [height, width]."""
+
+
+def warp_landcover(
+    name: str,
+    config: LandcoverSection,
+    scheme: ClassScheme,
+    grid: Grid,
+    cache: Path,
+    out: Path,
+    summary: Path,
+    *,
+    log: Log,
+) -> dict[str, Any]:
+    """Bring a land cover onto the grid and map its values to classes.
+
+    A raster gives each pixel of the grid the value of the source pixel under its centre, exactly; polygons give theirs
+    to the pixels whose centre lies inside, later features over earlier ones. Memory stays flat: blocks of 2048 px are
+    read, mapped and written one after the other.
 
     Args:
-        config: the raster (its first band is read) and what its values mean.
+        name: of the source in the region; opens lines and errors where the source has no path.
+        config: the source and what its values mean.
         scheme: all classes.
         grid: the region's grid.
-        out: GeoTIFF to write, uint8 [grid.height, grid.width]; 255 where the source has no data, an ignored value, or
-            does not reach. With colour table, nodata 255.
+        cache: folder for what a server answers (``services/<name>``) and for prepared polygons.
+        out: GeoTIFF to write, uint8 [grid.height, grid.width]; 255 where the source has no data, an ignored or
+            unmapped value, or does not reach. With colour table, nodata 255.
         summary: JSON to write: the returned dict.
         log: takes lines for the user.
 
     Returns:
-        ``values``: value in the raster → pixels and share of the grid; ``classes``: name → pixels and share;
-        ``outside``: pixels without data.
+        ``values`` and ``ignored``: value in the source → pixels and share of the grid; ``unmapped``: the same as a
+        list, the most frequent first; ``classes``: name → pixels and share; ``outside``: pixels without data;
+        ``read``: the files or the service, with size and date; ``attribution`` and ``terms``.
 
     Raises:
-        DataError: the raster is absent, unreadable, without coordinate system or away from the region, or it holds a
-            value that is neither mapped nor ignored.
+        DataError: the source is absent, unreadable, without coordinate system or away from the region, or values that
+            are neither mapped nor ignored cover more of it than ``max_unmapped``.
+        DownloadError: a server that does not answer, or answers with an error.
     """
-    counts: Counter[float] = Counter()
+    place = _place(name, config)
+    legend = Legend(config, scheme, place)
+    total = grid.width * grid.height
     profile = class_profile(grid, Shard("all", 0, 0, grid.height, grid.width), IGNORE)
-    with _open(config) as raster:
-        _check_nodata(config, raster.nodata)
-        with atomic_file(out) as temporary:
-            with rasterio.open(temporary, "w", **profile) as target, _warped(raster, grid) as warped:
+    with (
+        rasterio.Env(**GDAL_OPTIONS),
+        _opened(name, config, grid, legend, cache, log) as (cover, read),
+        atomic_file(out) as temporary,
+    ):
+        try:
+            with rasterio.open(temporary, "w", **profile) as target:
                 target.write_colormap(1, read_colour_table(scheme))
-                for done, window in enumerate(_windows(grid), start=1):
-                    band, valid = _read(warped, window, raster.nodata, config.path)
-                    target.write(_map_values(band, valid, config, scheme, counts), 1, window=window)
-                    if isinstance(log, command.Log):
-                        log.progress(f"{config.path.name}: {done} blocks of {BLOCK_PX} px")
-            _check_values(counts, config, grid)
-    found = _summary(counts, config, scheme, grid)
+                _paint(cover, legend, grid, target, place, log)
+        except RasterioError as error:
+            raise DataError(f"{out}: cannot be written ({_one_line(error)}); is the disk full?") from None
+        legend.check(config.max_unmapped, total, f"{tuple(round(v, 6) for v in grid.bounds)} ({grid.crs[:60]})")
+    found = {
+        "source": place.rpartition("/")[2],
+        "kind": getattr(config, "kind", "raster"),
+        "attribution": config.attribution,
+        "terms": config.terms,
+        "read": read,
+        **legend.summary(total),
+    }
     write_json(summary, found)
-    shares = ", ".join(f"{name} {entry['share']:.1%}" for name, entry in found["classes"].items())
-    log(f"{config.path.name}: {shares}; without data {found['outside'] / (grid.width * grid.height):.1%}")
+    _report(found, place, total, log)
     return found
 
 
-def read_colour_table(scheme: ClassScheme) -> dict[int, tuple[int, int, int, int]]:
-    """Colour table of a class raster: index → red, green, blue, alpha; 255 is transparent."""
-    table = {index: (*colour, 255) for index, colour in enumerate(scheme.colours)}
-    return table | {IGNORE: (0, 0, 0, 0)}
+def _place(name: str, config: LandcoverSection) -> str:
+    """What errors open with: the file, else the source's name."""
+    path = getattr(config, "path", None)
+    return f"landcover {name!r}" if path is None else str(path)
 
 
-def class_profile(grid: Grid, shard: Shard, nodata: int | None) -> dict[str, Any]:
-    """Creation options of a uint8 GeoTIFF with a colour table that covers `shard`: tiled 256 px, deflate."""
-    return {
-        "driver": "GTiff",
-        "dtype": "uint8",
-        "count": 1,
-        "height": shard.height,
-        "width": shard.width,
-        "crs": grid.crs,
-        "transform": rasterio.Affine(*grid.transform(shard.row_px, shard.col_px)),
-        "nodata": nodata,
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "compress": "deflate",
-        "photometric": "palette",
-        "bigtiff": "if_safer",
-    }
+def _opened(
+    name: str, config: LandcoverSection, grid: Grid, legend: Legend, cache: Path, log: Log
+) -> AbstractContextManager[tuple[Blocks, Any]]:
+    scratch = cache / "landcover" / name
+    if isinstance(config, LandcoverVector):
+        return vector_cover(config, grid, legend, scratch)
+    assert isinstance(config, LandcoverConfig)
+    assert config.path is not None
+    return local_cover(config, config.path, grid, legend)
 
 
-def _open(config: LandcoverConfig) -> Any:
-    if not config.path.is_file():
-        raise DataError(
-            f"the land cover {str(config.path)!r} does not exist; paths are relative to the Snakefile's folder"
-        )
-    try:
-        raster = rasterio.open(config.path)
-    except RasterioError as error:
-        raise DataError(f"{config.path}: cannot be read as a raster ({error})") from None
-    if raster.crs is None:
-        raster.close()
-        raise DataError(f"{config.path}: has no coordinate system; give it one with gdal_translate -a_srs")
-    if not (raster.crs.is_geographic or raster.crs.is_projected):
-        raster.close()
-        raise DataError(
-            f"{config.path}: its coordinate system is neither geographic nor projected; "
-            "give it the right one with gdal_translate -a_srs"
-        )
-    return raster
-
-
-def _check_nodata(config: LandcoverConfig, nodata: float | None) -> None:
-    if nodata is not None and nodata in config.classes:
-        raise DataError(
-            f"{config.path}: value {nodata:g} is the file's nodata, not class {config.classes[int(nodata)]!r}; "
-            "take it out of `classes`, or out of the file's header with gdal_edit.py -unsetnodata"
-        )
-
-
-def _warped(raster: Any, grid: Grid) -> Any:
-    """The raster seen on the grid. Without a nodata value, an alpha band tells where it does not reach."""
-    missing: dict[str, Any] = {"src_nodata": raster.nodata, "nodata": raster.nodata}
-    if raster.nodata is None:
-        missing = {"add_alpha": ColorInterp.alpha not in raster.colorinterp, "SRC_ALPHA_MAX": "1"}
-    return WarpedVRT(
-        raster,
-        crs=grid.crs,
-        transform=rasterio.Affine(*grid.transform()),
-        width=grid.width,
-        height=grid.height,
-        resampling=Resampling.nearest,
-        **missing,
-    )
+def _paint(cover: Blocks, legend: Legend, grid: Grid, target: Any, place: str, log: Log) -> None:
+    for done, window in enumerate(_windows(grid), start=1):
+        codes = cover.codes(window.row_off, window.col_off, window.height, window.width)
+        target.write(legend.paint(codes), 1, window=window)
+        if isinstance(log, command.Log):
+            log.progress(f"{place}: {done} blocks of {BLOCK_PX} px")
 
 
 def _windows(grid: Grid) -> Iterator[Window]:
@@ -147,64 +134,13 @@ def _windows(grid: Grid) -> Iterator[Window]:
             yield Window(col, row, min(BLOCK_PX, grid.width - col), min(BLOCK_PX, grid.height - row))
 
 
-def _read(
-    warped: Any, window: Window, nodata: float | None, path: Path
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Values and validity of one window."""
-    try:
-        band = warped.read(1, window=window)
-        if nodata is None:
-            return band, warped.read(warped.colorinterp.index(ColorInterp.alpha) + 1, window=window) != 0
-    except RasterioError as error:
-        raise DataError(f"{path}: is damaged ({error}); get it again") from None
-    return band, ~np.isnan(band) if np.isnan(nodata) else band != nodata
+def _report(found: dict[str, Any], place: str, total: int, log: Log) -> None:
+    shares = ", ".join(f"{name} {entry['share']:.1%}" for name, entry in found["classes"].items())
+    log(f"{place}: {shares}; without data {found['outside'] / total:.1%}")
+    if found["unmapped"]:
+        listed = ", ".join(f"{entry['value']} {entry['share']:.2%}" for entry in found["unmapped"][:10])
+        log(f"{place}: {len(found['unmapped'])} values are unmapped and became 255: {listed}")
 
 
-def _map_values(
-    band: npt.NDArray[Any],
-    valid: npt.NDArray[np.bool_],
-    config: LandcoverConfig,
-    scheme: ClassScheme,
-    counts: Counter[float],
-) -> npt.NDArray[np.uint8]:
-    """Class indices of one block; adds the values seen to `counts`. Unknown values become 255 and are caught later."""
-    mapped = np.full(band.shape, IGNORE, dtype=np.uint8)
-    values, positions, numbers = np.unique(band[valid], return_inverse=True, return_counts=True)
-    table = np.full(len(values), IGNORE, dtype=np.uint8)
-    for position, (value, number) in enumerate(zip(values.tolist(), numbers.tolist(), strict=True)):
-        counts[value] += number
-        if value in config.classes:
-            table[position] = scheme.index(config.classes[value])
-    mapped[valid] = table[positions]
-    return mapped
-
-
-def _check_values(counts: Counter[float], config: LandcoverConfig, grid: Grid) -> None:
-    if not counts:
-        raise DataError(
-            f"{config.path}: has no data in the region {tuple(round(v, 6) for v in grid.bounds)} ({grid.crs})"
-        )
-    total = grid.width * grid.height
-    unknown = [(value, counts[value]) for value in sorted(counts) if value not in {*config.classes, *config.ignore}]
-    if unknown:
-        listed = ", ".join(f"{value:g} ({number / total:.2%} of the region)" for value, number in unknown[:10])
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise DataError(f"{config.path}: no class for value {listed}{more}; add each to `classes` or `ignore`")
-
-
-def _summary(counts: Counter[float], config: LandcoverConfig, scheme: ClassScheme, grid: Grid) -> dict[str, Any]:
-    total = grid.width * grid.height
-    classes: Counter[str] = Counter(dict.fromkeys(scheme.names, 0))
-    for value, number in counts.items():
-        if value in config.classes:
-            classes[config.classes[int(value)]] += number
-    return {
-        "source": config.path.name,
-        "values": {f"{value:g}": _share(counts[value], total) for value in sorted(counts)},
-        "classes": {name: _share(classes[name], total) for name in scheme.names},
-        "outside": total - sum(counts.values()),
-    }
-
-
-def _share(number: int, total: int) -> dict[str, Any]:
-    return {"pixels": number, "share": number / total}
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())

@@ -47,7 +47,8 @@ def random_values(dtype=np.uint8):
 def warp(tmp_path, path, **settings):
     config = LandcoverConfig.model_validate({"path": path, "classes": MEANING, **settings})
     out = tmp_path / "out" / "landcover.tif"
-    found = warp_landcover(config, SCHEME, GRID, out, tmp_path / "out" / "summary.json", log=lambda _: None)
+    cache, summary = tmp_path / "cache", tmp_path / "out" / "summary.json"
+    found = warp_landcover("cover", config, SCHEME, GRID, cache, out, summary, log=lambda _: None)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == found
     with rasterio.open(out) as raster:
         return raster.read(1), found, (raster.profile, raster.colormap(1))
