@@ -7,17 +7,16 @@ resolution, ask for the same boxes.
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field, StrictBool, model_validator
 
 from pipeline.errors import DataError
-from pipeline.grid import TILE_PX, Grid, tile_of_grid
+from pipeline.grid import Grid
 from pipeline.sources._base import Layout, Tile
+from pipeline.sources._lattice import lattice, tile_box
 from pipeline.sources._ogc import ServiceSource, axis_order, same_system
-from pipeline.sources._pyramid import check_zoom, pyramid_zoom, values_key
+from pipeline.sources._pyramid import values_key
 
 WORLD = "CRS:84"  # longitude first, whatever the version
 MERCATOR_ALIASES = ("EPSG:900913", "EPSG:102100", "EPSG:102113", "EPSG:3785")
@@ -56,30 +55,14 @@ class Source(ServiceSource):
 
     def layout(self, name: str, grid: Grid, zoom: int | None) -> Layout:
         """Squares of `tile_px` from the coordinate system's origin, or the world's corner, on."""
-        crs = self._crs(name, grid)
-        key = values_key({**self._fixed(crs), "url": self.values, "axis_order": self.axis_order})
-        if zoom is None:
-            col, row = round(grid.left / grid.res_x), round(-grid.top / grid.res_y)
-            phase = [round(grid.left / grid.res_x - col, 4) + 0.0, round(-grid.top / grid.res_y - row, 4) + 0.0]
-            return Layout(0, self.tile_px, row, col, key=f"{key} {grid.res_x!r} {grid.res_y!r} {phase}")
-        check_zoom(self, name, pyramid_zoom(name, grid, zoom))
-        col, row = tile_of_grid(grid, zoom)
-        columns, rest = divmod(TILE_PX * 2**zoom, self.tile_px)
-        if rest and col + grid.width > TILE_PX * 2**zoom:
-            raise DataError(f"imagery {name!r}: a region across 180 degrees needs a tile_px that is a power of two")
-        return Layout(zoom, self.tile_px, row, col, columns=None if rest else columns, key=key)
+        key = values_key({**self._fixed(self._crs(name, grid)), "url": self.values, "axis_order": self.axis_order})
+        return lattice(self, name, grid, zoom, self.tile_px, key)
 
     def address(self, tile: Tile, layout: Layout, grid: Grid) -> str:
-        """A GetMap request for exactly the tile's pixels, its corners written to a millionth of a pixel."""
-        _, x, y = tile
-        left = grid.left + (x * layout.tile_px - layout.col) * grid.res_x
-        top = grid.top - (y * layout.tile_px - layout.row) * grid.res_y
-        width, height = layout.tile_px * grid.res_x, layout.tile_px * grid.res_y
-        digits = max(0, math.ceil(6 - math.log10(min(grid.res_x, grid.res_y))))
-        box = [_number(value, digits) for value in (left, top - height, left + width, top)]
+        """A GetMap request for exactly the tile's pixels."""
+        left, bottom, right, top = tile_box(tile, layout, grid)
         crs = self._crs("", grid)
-        if self._order(crs) == "yx":
-            box = [box[1], box[0], box[3], box[2]]
+        box = (left, bottom, right, top) if self._order(crs) == "xy" else (bottom, left, top, right)
         return self.query({**self._fixed(crs), "BBOX": ",".join(box)}, tile)
 
     def _order(self, crs: str) -> str:
@@ -120,10 +103,3 @@ class Source(ServiceSource):
             "TRANSPARENT": "TRUE" if self.transparent else "FALSE",
             **self.params,
         }
-
-
-def _number(value: float, digits: int) -> str:
-    """`value` with at most `digits` decimals, without an exponent or a negative zero."""
-    text = f"{Decimal(repr(value)):.{digits}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
