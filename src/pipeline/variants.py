@@ -24,6 +24,7 @@ PROJECT = PACKAGE.parents[1]
 FAMILIES = ("models", "losses", "metrics", "augment", "samplers", "baselines")
 FROM_PIPELINE = ("in_channels", "classes")  # given to a model by the pipeline, never by the config
 OPEN = ("models", "smp")  # the one variant that passes unnamed parameters on
+KINDS = PACKAGE / "sources" / "_kinds.py"  # imports every file of its folder, by listing it
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def closure(script: Path, extra: Iterable[Path] = ()) -> list[Path]:
 
     Imports are read with `ast`, so that those inside functions count and nothing is executed; the `__init__` files of
     packages on the way belong to it, imports for type checkers alone (``if TYPE_CHECKING``) do not. A variant that is
-    loaded by name is no import: pass its file in `extra`.
+    loaded by name is no import: pass its file in `extra`. Kinds of imagery sources, which the config loads all, count.
 
     Returns:
         Sorted paths, relative to the project root where they lie below it.
@@ -280,6 +281,8 @@ def _imports(path: Path, stamp: tuple[int, int]) -> tuple[Path, ...]:
         found.update(dict.fromkeys(_files(".".join(("pipeline", *path.relative_to(PACKAGE).with_suffix("").parts)))))
     for module in _imported(path, _parsed(path, stamp)):
         found.update(dict.fromkeys(_files(module)))
+    if path == KINDS:
+        found.update(dict.fromkeys(path.parent.glob("*.py")))
     return tuple(found)
 
 
