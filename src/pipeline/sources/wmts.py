@@ -96,6 +96,8 @@ class Source(ServiceSource):
             res, px = self._resolution(matrix, grid), matrix.tile_px or self.tile_px
             edges = self._edges(matrix, res, grid)
             if all(abs(edge - round(edge)) < FIT_PX for edge in edges) and round(edges[2] - edges[0]) == grid.width:
+                if min(edges[:2]) < -FIT_PX:
+                    raise DataError(f"imagery {name!r}: the region reaches beyond the corner of the tile matrices")
                 return Layout(index, px, round(edges[1]), round(edges[0]), key=key)
         raise DataError(self._no_fit(name, grid))
 

@@ -107,6 +107,12 @@ def test_a_grid_that_does_not_fit_is_told_what_would(grid_at, left, res, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_region_beyond_the_corner_is_told_so(grid_at):
+    wmts = source(**UTM, matrices={"8": {"resolution": 0.2}})
+    with pytest.raises(DataError, match=r"imagery 'a': the region reaches beyond the corner of the tile matrices"):
+        wmts.layout("a", grid_at("EPSG:25832", 279990.0, 6149000.0, 0.2), None)
+
+
 def test_a_scale_without_enough_digits_is_noticed(grid_at):
     """714.29 for 714.285714…: 6e-6 more a pixel, which is a metre and a half over 255 km."""
     grid = grid_at("EPSG:25832", 280000.0 + 255000.0, 6149000.0, 0.2)
