@@ -1,5 +1,6 @@
 # REQUIRED INPUTS  config/regions/<region>.yaml and the files or services it names
-# OUTPUTS          data/<region>/grid.json, imagery/<provider>/<shard>.tif + .json + _tiles.csv, osm/layers.gpkg, landcover/<source>.tif
+# OUTPUTS          data/<region>/grid.json, plan.json + plan.md,
+#                  imagery/<provider>/<shard>.tif + .json + _tiles.csv, osm/layers.gpkg, landcover/<source>.tif
 
 
 rule define_grid:
@@ -17,6 +18,26 @@ rule define_grid:
         region=region_json("bbox", "grid", "shard_px"),
     shell:
         "python {ROOT:q}/scripts/define_grid.py --region {wildcards.region:q} --out {output:q} --log {log:q}"
+
+
+rule plan_region:
+    """Count what a region will cost. Needs: the config, the grid. Gives: plan.json, and plan.md to read."""
+    input:
+        grid="data/{region}/grid.json",
+        code=code("plan_region"),
+    output:
+        plan="data/{region}/plan.json",
+        page="data/{region}/plan.md",
+    log:
+        "logs/plan_region/{region}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        region=region_json("title", "imagery", "osm", "landcover", "chips"),
+        recipes=plan_recipes,
+    shell:
+        "python {ROOT:q}/scripts/plan_region.py --region {wildcards.region:q} --grid {input.grid:q} --out {output.plan:q} "
+        "--page {output.page:q} --log {log:q}"
 
 
 rule download_imagery:

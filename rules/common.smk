@@ -25,6 +25,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError, PipelineError, choices
 from pipeline.files import canonical_json
+from pipeline.plan import fitting_recipes
 from pipeline.runs import expand_runs, find_run
 
 VARIANT_RULES = [str(path) for path in (ROOT / "rules" / "variants").glob("*.smk")]
@@ -162,6 +163,11 @@ def region_json(*keys):
         return canonical_json(content)
 
     return read
+
+
+def plan_recipes(wildcards):
+    """The recipes that the plan of a region counts."""
+    return fitting_recipes(wildcards.region)
 
 
 def recipe_json(wildcards):
