@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -13,12 +15,14 @@ import rasterio
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from pipeline.config import check_comparison
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import read_json
 from pipeline.grid import Grid
 from pipeline.labels.compare import Labels, compare_labels
 from pipeline.labels.views import CLOSE_UP_PX
 from pipeline.report.label_pictures import DIFFER, ONE, SAME, confusion_picture, side_by_side
+from tests.support.project import ROOT
 
 IGNORE = 255
 
@@ -205,6 +209,29 @@ def test_memory_does_not_grow_with_the_region(compare):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("osm-osm", "comparison 'osm-osm' of 'demo': recipe 'osm' is compared with itself"),
+        ("osm", r"name two recipes, or a recipe and the truth: data/demo/comparisons/<a>-<b>/"),
+        ("truth-osm", r"the truth stands second: data/demo/comparisons/osm-truth/"),
+        ("osm-osn", r"recipes/osn.yaml does not exist; did you mean 'osm'\?"),
+        ("buildings-osm", r"recipes/buildings.yaml: .*: no class '\w+' in frankfurt"),
+        ("osm-truth-osm", "'truth-osm' is no name"),
+        ("osm-truth", "regions/demo.yaml has no `truth` to compare with"),
+    ],
+)
+def test_names_that_do_not_compare_are_one_line(tmp_path, pair, says):
+    folder = shutil.copytree(ROOT / "config", tmp_path / "config")
+    check_comparison("demo", "osm-truth", folder)
+    if pair == "osm-truth":
+        folder = shutil.copytree(folder, tmp_path / "other")
+        region = folder / "regions" / "demo.yaml"
+        region.write_text(re.sub("(?m)^truth:.*$", "", region.read_text()))
+    with pytest.raises(ConfigError, match=says):
+        check_comparison("demo", pair, folder)
 
 
 def test_the_same_twice_is_one_line(scheme, tmp_path):
