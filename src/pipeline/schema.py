@@ -286,6 +286,14 @@ class RegionConfig(Section):
             raise ValueError(str(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _extracts_apart(self) -> RegionConfig:
+        fetched = [extract.file_name for extract in self.osm_extracts if extract.url is not None]
+        twice = next((name for name in fetched if fetched.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"osm: two extracts are called {twice!r}; download one of them yourself and give its path")
+        return self
+
     @property
     def osm_extracts(self) -> list[OsmConfig]:
         """The region's OSM extracts, none to many."""
