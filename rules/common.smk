@@ -231,7 +231,7 @@ def imagery_input(wildcards):
     region = load_region(wildcards.region)
     source = region.imagery[wildcards.provider]
     return sources_of(wildcards) or (
-        [str(source.path)] if source.kind == "raster" else []
+        list(map(str, source.paths)) if source.kind == "raster" else []
     )
 
 
@@ -239,7 +239,9 @@ def grid_input(wildcards):
     """A grid taken from a raster needs its header."""
     region = load_region(wildcards.region)
     return (
-        [str(region.imagery[region.grid.imagery].path)] if region.grid.imagery else []
+        [str(region.imagery[region.grid.imagery].paths[0])]
+        if region.grid.imagery
+        else []
     )
 
 

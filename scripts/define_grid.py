@@ -16,7 +16,7 @@ def main(options: argparse.Namespace, log: Log) -> None:
     if grid is None:
         source = region.imagery[str(region.grid.imagery)]
         assert isinstance(source, RasterSource)
-        grid = raster_grid(source.path, region.bbox, region.shard_px)
+        grid = raster_grid(source.paths[0], region.bbox, region.shard_px)
     grid.save(options.out)
     log(f"{grid.width} x {grid.height} px of {grid.gsd_m:.3f} m on the ground, {len(grid.shards())} shards, {grid.crs}")
 

@@ -275,7 +275,9 @@ def _check_files(region: RegionConfig, place: str) -> None:
     for number, extract in enumerate(region.osm_extracts):
         paths["osm.path" if number == 0 else f"osm.{number}.path"] = extract.path
     for name, source in region.imagery.items():
-        paths[f"imagery.{name}"] = source.serve if isinstance(source, TiledSource) else getattr(source, "path", None)
+        paths[f"imagery.{name}"] = source.serve if isinstance(source, TiledSource) else None
+        for number, file in enumerate(source.paths if isinstance(source, RasterSource) else []):
+            paths[f"imagery.{name}" if number == 0 else f"imagery.{name}.path.{number}"] = file
     for name, landcover in region.landcover.items():
         paths[f"landcover.{name}.path"] = getattr(landcover, "path", None)
     for key, path in paths.items():

@@ -67,7 +67,7 @@ class Fetcher:
         Raises:
             DownloadError: a variable that `headers` name is not set.
         """
-        self.label, self.policy, self._log, self._host = label, policy, log, host
+        self.label, self.policy, self.log, self._host = label, policy, log, host
         self.received_bytes = 0
         sent = dict(headers or {})
         self._keys = Keys(sent.values(), f"the headers of {label}")
@@ -86,6 +86,7 @@ class Fetcher:
             limits=httpx.Limits(max_connections=self.policy.connections),
             verify=httpx.create_ssl_context(trust_env=self.policy.use_proxy),
             timeout=self.policy.timeout_s,
+            http2=self.policy.http2,
             trust_env=self.policy.use_proxy,
             headers={"User-Agent": f"pipeline/{version} (aerial imagery for research)", "Accept": "*/*"},
         )
@@ -163,8 +164,8 @@ class Fetcher:
         checksum = Checksum("sha256", sha256) if sha256 else Checksum("md5", md5) if md5 else None
         if checksum_url is not None:
             checksum = self._published_checksum(checksum_url)
-        with PartFile(out, self.public(url), self._log) as part:
-            transfer = Transfer(self, url, part, self._log)
+        with PartFile(out, self.public(url), self.log) as part:
+            transfer = Transfer(self, url, part, self.log)
             self.retrying(url, transfer.attempt)
             size_bytes = part.size
             return Downloaded(size_bytes, part.publish(checksum), part.validator)
@@ -186,7 +187,7 @@ class Fetcher:
         if self._turns is None:
             yield
             return
-        with turn(self._turns, url, self.label, _Seldom(self._log)):
+        with turn(self._turns, url, self.label, _Seldom(self.log)):
             yield
             time.sleep(max(0.0, self._next_at - time.monotonic()))
 
@@ -335,7 +336,7 @@ class Fetcher:
             wait = min(again.wait_s, self.policy.max_wait_s) * random.uniform(1.0, 1.1)
             with self._lock:
                 self._next_at = max(self._next_at, time.monotonic() + wait)
-        self._log.progress(f"{self.label}: {again.reason}; trying again")
+        self.log.progress(f"{self.label}: {again.reason}; trying again")
         time.sleep(min(self.policy.backoff_s * 2**tries * random.uniform(0.5, 1.0), self.policy.max_wait_s))
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.acquire.raster import download_raster
-from pipeline.acquire.rows import FileRow, write_rows
+from pipeline.acquire.rows import FileRow, TileRow, write_rows
 from pipeline.acquire.tiles import download_tiles
+from pipeline.acquire.windowed import download_windowed
 from pipeline.command import Log
-from pipeline.config import RasterSource
 from pipeline.errors import DownloadError
 from pipeline.files import write_json
 from pipeline.grid import Grid, Shard
-from pipeline.sources._base import ImagerySource, TiledSource
+from pipeline.sources._base import ImagerySource, TiledSource, WindowedSource
 
 
 def download_imagery(
@@ -35,7 +34,8 @@ def download_imagery(
         name: the source's name in the region, part of messages and of the cache's path.
         source: where the imagery comes from.
         grid, shard: the pixels wanted.
-        cache: folder of fetched bytes; tiles go to ``<cache>/tiles/<name>/<hash of the url>/<shard>.sqlite``.
+        cache: folder of fetched bytes; tiles go to ``<cache>/tiles/<name>/<hash of the url>/<shard>.sqlite``, blocks of
+            files that are read by window to ``<cache>/files/<name>/<hash of the url>.sqlite``.
         out: a GeoTIFF, tiled and deflated, in the source's dtype (uint8 RGB for tiles), all bands but alpha, with an
             internal mask band: 255 where there is imagery, 0 where there is none; pixels without imagery are 0.
         manifest: where the returned mapping is written; equal pixels from an equal source give an equal file.
@@ -58,10 +58,10 @@ def download_imagery(
         raise DownloadError(off)
     if isinstance(source, TiledSource):
         result, rows = download_tiles(name, source, grid, shard, cache, out, zoom=zoom, log=log)
-        write_rows(tiles, rows)
-    elif isinstance(source, RasterSource):
-        result = download_raster(name, source, grid, shard, out, log)
-        write_rows(tiles, [FileRow(str(source.path))])
+        write_rows(tiles, TileRow, rows)
+    elif isinstance(source, WindowedSource):
+        result, files = download_windowed(name, source, grid, shard, cache, out, log)
+        write_rows(tiles, FileRow, files)
     else:
         raise NotImplementedError(source.kind)
     write_json(manifest, result)

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.files import atomic_file
 
@@ -52,17 +53,15 @@ class FileRow:
     etag: str = ""
 
 
-def write_rows(path: Path, rows: Iterable[TileRow] | Iterable[FileRow]) -> None:
-    """Write rows of one type as CSV with a header, sorted, atomically; equal rows give equal bytes.
+Row = TypeVar("Row", TileRow, FileRow)
 
-    ValueError when there is no row, whose type the header comes from.
-    """
+
+def write_rows(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
+    """Write rows of one kind as CSV with a header, sorted, atomically; equal rows give equal bytes."""
     ordered = sorted(rows, key=_place)
-    if not ordered:
-        raise ValueError(f"{path}: no rows to write")
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([field.name for field in fields(ordered[0])])
+        writer.writerow([field.name for field in fields(kind)])
         writer.writerows(astuple(row) for row in ordered)
 
 

@@ -14,6 +14,7 @@ from pipeline.grid import Grid, Shard
 from pipeline.section import Section
 from pipeline.sources._template import placeholders, shown
 
+Bbox = tuple[float, float, float, float]  # west, south, east, north, degrees; across 180 degrees: west > east
 Tile = tuple[int, int, int]  # zoom (0 where there is none), x, y
 PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -96,7 +97,9 @@ class Asked(ImagerySource):
     max_age_days: float | None = Field(
         None, ge=0, description="ask again for what was fetched earlier, by ETag or date; default: never"
     )
-    max_missing: float = Field(0.0, ge=0, le=1, description="largest share of missing tiles per shard that is no error")
+    max_missing: float = Field(
+        0.0, ge=0, le=1, description="largest share of missing tiles (or files) per shard that is no error"
+    )
 
 
 class TiledSource(Asked):
@@ -177,9 +180,15 @@ class TiledSource(Asked):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A raster that a windowed source reads: a path or a url, or several whose bands are stacked in order."""
+    """A raster that a windowed source reads.
+
+    Attributes:
+        places: a path or a url, or several whose bands are stacked in order.
+        bbox: what it covers at most, where that is known without opening it.
+    """
 
     places: tuple[str, ...]
+    bbox: Bbox | None = None
 
 
 class WindowedSource(ImagerySource):
@@ -187,9 +196,9 @@ class WindowedSource(ImagerySource):
 
     bands: Annotated[list[int] | None, Field(min_length=1, description="1-based bands; default: all but alpha")] = None
 
-    def files(self, bbox: tuple[float, float, float, float], get_json: GetJson) -> list[SourceFile]:
-        """The files that cover `bbox` (west, south, east, north; degrees), those on top first.
+    def files(self, bbox: Bbox, get_json: GetJson) -> list[SourceFile]:
+        """The files that cover `bbox`, those on top first.
 
-        `get_json` (url, body or None → parsed JSON) asks a server, politely and with the cache.
+        `get_json` (url, body or None → parsed JSON) asks a server, politely.
         """
         raise NotImplementedError

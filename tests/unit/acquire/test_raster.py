@@ -341,14 +341,15 @@ def test_a_source_that_does_not_fit_is_one_clear_line(tmp_path, log, warped_grid
 FLAT = """
 import resource, sys
 from pathlib import Path
-from pipeline.acquire.raster import download_raster, raster_grid
+from pipeline.acquire.raster import raster_grid
+from pipeline.acquire.windowed import download_windowed
 from pipeline.command import Log
 from pipeline.config import RasterSource
 path = Path(sys.argv[1])
 grid = raster_grid(path, None, 256)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = RasterSource(kind="raster", path=path)
-download_raster("a", source, grid, grid.shards()[0], path.with_name("out.tif"), Log())
+download_windowed("a", source, grid, grid.shards()[0], path.parent / "cache", path.with_name("out.tif"), Log())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
