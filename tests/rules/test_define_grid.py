@@ -8,6 +8,7 @@ import math
 import pytest
 from pyproj import Geod, Transformer
 
+from pipeline.grid import Grid
 from tests.rules.conftest import LEFT, SIDE_PX, TOP
 from tests.support.project import Project
 
@@ -51,3 +52,32 @@ def test_a_zoom_gives_the_pixels_of_the_tile_pyramid_that_cover_the_box(meadow: 
     assert grid["gsd_m"] == pytest.approx(size * math.cos(math.radians(65.002)), rel=5e-3)
     rows, columns = (math.ceil(grid[side] / 512) for side in ("height", "width"))
     assert grid["shards"] == [f"r{row:02d}c{column:02d}" for row in range(rows) for column in range(columns)]
+
+
+LAKE = """
+bbox: [8.60, 47.30, 8.62, 47.31]
+grid: {crs: "EPSG:2056", resolution: 0.5}
+classes: frankfurt
+imagery:
+  ortho: {kind: wms, url: "https://maps.example.org/wms", layers: ortho}
+"""
+
+
+def test_a_crs_and_a_resolution_give_pixels_on_multiples_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    project = Project.of_sources(tmp_path_factory.mktemp("grid") / "project")
+    project.path("config/regions/lake.yaml").write_text(LAKE)
+    project.snakemake("--cores", "1", "data/lake/grid.json")
+    grid = json.loads(project.path("data/lake/grid.json").read_text())
+    assert (grid["crs"], grid["res_x"], grid["res_y"], grid["shards"]) == ("EPSG:2056", 0.5, 0.5, ["r00c00"])
+    to_grid = Transformer.from_crs("EPSG:4326", "EPSG:2056", always_xy=True)
+    left, bottom, right, top = Grid.load(project.path("data/lake/grid.json")).bounds
+    for lon, lat in ((8.60, 47.30), (8.62, 47.30), (8.60, 47.31), (8.62, 47.31), (8.61, 47.31)):
+        x, y = to_grid.transform(lon, lat)
+        assert left <= x + 0.005 and x - 0.005 <= right and bottom <= y + 0.005 and y - 0.005 <= top
+    assert (left * 2, top * 2) == pytest.approx((round(left * 2), round(top * 2)), abs=1e-6)
+    assert (grid["gsd_x_m"], grid["gsd_y_m"]) == pytest.approx(on_the_ground(grid), rel=1e-4)
+    with project.edited("config/regions/lake.yaml", lambda text: text.replace("EPSG:2056", "EPSG:2065")):
+        done = project.snakemake("--cores", "1", "data/lake/grid.json", status=1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "config/regions/lake.yaml: " in lines[0] and "grid.crs" in lines[0]
+    assert "Traceback" not in done.text
