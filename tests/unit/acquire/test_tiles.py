@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from datetime import UTC, datetime
 
 import numpy as np
 import pyproj
@@ -28,6 +30,7 @@ from pipeline.acquire.shards import Mosaic
 from pipeline.config import XyzSource
 from pipeline.errors import DataError, DownloadError
 from pipeline.grid import mercator_lonlat, web_mercator_grid
+from pipeline.sources.wms import Source as WmsSource
 
 ZOOM = 16
 X0, Y0, NX, NY = 35000, 22000, 6, 5  # tiles of the test region
@@ -54,12 +57,12 @@ def source(url, **settings):
     return XyzSource(**{"kind": "xyz", "url": url, "timeout_s": 1.0, "connections": 16, **settings})
 
 
-def download(folder, url, log, grid=None, shard=None, zoom=ZOOM, **settings):
+def download(folder, url, log, grid=None, shard=None, zoom=ZOOM, name="oam", cache="cache", **settings):
     grid = grid or region()
     shard = shard or grid.shards()[0]
     out, manifest = folder / f"{shard.name}.tif", folder / f"{shard.name}.json"
     result = download_imagery(
-        "oam", source(url, **settings), grid, shard, folder / "cache", out, manifest, zoom=zoom, log=log
+        name, source(url, **settings), grid, shard, folder / cache, out, manifest, zoom=zoom, log=log
     )
     assert json.loads(manifest.read_text()) == result
     return result, out
@@ -232,8 +235,9 @@ sys.path.insert(0, sys.argv[3])
 from test_tiles import download, region
 from pipeline.command import Log
 grid = region(shard_px=512)
-shard = grid.shards()[int(sys.argv[4])]
-download(Path(sys.argv[1]), sys.argv[2], Log(), grid, shard, connections=3, timeout_s=30)
+number = int(sys.argv[4])
+own = {"name": f"oam_{number}", "cache": f"cache_{number}", "connections": 3, "timeout_s": 30}
+download(Path(sys.argv[1]), sys.argv[2], Log(), grid, grid.shards()[number], **own)
 """
 
 
@@ -244,7 +248,8 @@ def shard_child(folder, url, number, stderr):
     return subprocess.Popen(command, stderr=stderr, text=True)
 
 
-def test_one_shard_of_a_provider_asks_at_a_time(full, tmp_path, log, tiles):
+def test_one_download_at_a_time_asks_a_host(full, tmp_path, log, tiles):
+    """Also of sources and regions that have nothing in common but that host."""
     full.delay_s = 0.6  # nine tiles, three at once: longer than the starts of three interpreters differ
     running = [shard_child(tmp_path, full.url(), number, subprocess.PIPE) for number in (0, 4, 8)]
     texts = [child.communicate(timeout=60)[1] for child in running]
@@ -380,3 +385,148 @@ def test_progress_tells_rate_and_time_left(full, tmp_path, log):
     download(tmp_path, full.url(), log)
     assert sum("tiles/s" in line and "s left" in line for line in log.lines) == 30
     assert log.lines[-1].startswith("oam, shard r00c00: 30 tiles, 0 from the cache, 30 asked for")
+
+
+def rows(out):
+    with open(out.with_name(f"{out.stem}_tiles.csv"), newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_every_tile_has_a_row(full, tmp_path, log, monkeypatch):
+    key = "s3cr3t-value"
+    monkeypatch.setenv("TILE_KEY", key)
+    del full.tiles[ZOOM, X0 + 1, Y0]
+    full.statuses[ZOOM, X0 + 2, Y0 + 3] = 204
+    _, out = download(tmp_path, full.url("?k=${TILE_KEY}"), log, max_missing=0.1)
+    found = rows(out)
+    assert list(found[0]) == ["zoom", "x", "y", "status", "reason", "bytes", "sha256", "date", "etag"]
+    places = [(int(row["zoom"]), int(row["x"]), int(row["y"])) for row in found]
+    assert places == sorted((ZOOM, X0 + x, Y0 + y) for x in range(NX) for y in range(NY))
+    today = datetime.now(UTC).date().isoformat()
+    for place, row in zip(places, found, strict=True):
+        body = full.tiles.get(place, b"") if full.statuses.get(place) != 204 else b""
+        assert (row["bytes"], row["sha256"]) == (str(len(body)), hashlib.sha256(body).hexdigest())
+        assert row["date"] in (today, datetime.now(UTC).date().isoformat()) and "${TILE_KEY}" in row["etag"]
+    assert {row["reason"] for row in found if row["status"] == "200"} == {""}
+    assert [(row["x"], row["status"], row["reason"]) for row in found if row["reason"]] == [
+        (str(X0 + 1), "404", "HTTP 404"),
+        (str(X0 + 2), "204", "HTTP 204"),
+    ]
+    written = out.with_name("r00c00_tiles.csv").read_bytes()
+    assert key.encode() not in written
+    download(tmp_path, full.url("?k=${TILE_KEY}"), log, max_missing=0.1)
+    assert out.with_name("r00c00_tiles.csv").read_bytes() == written
+
+
+GREY = np.full((256, 256, 3), 238, np.uint8)
+
+
+@pytest.mark.parametrize("how", ["headers", "sha256", "colours"])
+def test_blank_tiles_are_missing(full, tmp_path, log, tiles, how):
+    holes = [(X0, Y0), (X0 + 4, Y0 + 1), (X0 + 5, Y0 + 4)]
+    blank_body = tiles["encode"](GREY)
+    for x, y in holes:
+        full.tiles[ZOOM, x, y] = blank_body
+        full.headers[ZOOM, x, y] = {"X-VE-Tile-Info": "no-tile"}
+    seen, _ = download(tmp_path / "unknowing", full.url(), log)
+    assert seen["tiles"]["missing"] == 0
+    blank = {"headers": {"x-ve-tile-info": "no-tile"}, "sha256": [hashlib.sha256(blank_body).hexdigest().upper()]}
+    chosen = {how: {**blank, "colours": [[1, 1, 1], [238, 238, 238]]}[how]}
+    with pytest.raises(DownloadError, match=r"3 of 30 tiles .* missing .*3 × blank: .*max_missing: 0\.05"):
+        download(tmp_path, full.url(), log, blank=chosen, max_missing=0.05)
+    result, out = download(tmp_path, full.url(), log, blank=chosen, max_missing=0.1)
+    assert result["tiles"] == {"requested": 30, "missing": 3} and sum(result["missing"].values()) == 3
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), expected(tiles, holes))
+        assert np.array_equal(raster.dataset_mask() > 0, expected(tiles, holes).any(axis=0))
+    assert {(int(row["x"]), int(row["y"])) for row in rows(out) if row["reason"].startswith("blank: ")} == set(holes)
+    if how != "headers":  # what a body says is seen in the cache too
+        asked = len(full.asked)
+        with pytest.raises(DownloadError, match="3 of 30 tiles"):
+            download(tmp_path / "unknowing", full.url(), log, blank=chosen)
+        assert len(full.asked) == asked
+
+
+def test_a_tile_transparent_all_over_is_named_but_not_missing(full, tmp_path, log, tiles):
+    clear = tiles["noise"]((1, 1, 1), 4).copy()
+    clear[..., 3] = 0
+    full.tiles[ZOOM, X0 + 3, Y0 + 3] = tiles["encode"](clear)
+    result, out = download(tmp_path, full.url(), log)
+    assert result["tiles"]["missing"] == 0 and "1 transparent all over" in log.lines[-1]
+    assert [row["reason"] for row in rows(out) if row["reason"]] == ["transparent"]
+    with rasterio.open(out) as raster:
+        assert (raster.dataset_mask() == 0).sum() == 256 * 256
+
+
+@pytest.mark.parametrize("px", [512, 1024])
+@pytest.mark.parametrize("shard_px", [4096, 700])
+def test_bigger_tiles_lie_as_they_should(server, tmp_path, log, tiles, px, shard_px):
+    step = px // 256
+    zoom, x0, y0 = ZOOM - step.bit_length() + 1, X0 // step, Y0 // step
+    xs, ys = range(x0, x0 + NX // step + 2), range(y0, y0 + NY // step + 2)
+    server.fill(zoom, xs, ys, px=px)
+    grid = region(shard_px)
+    canvas = np.hstack([np.vstack([tiles["noise"]((zoom, x, y), px=px) for y in ys]) for x in xs])
+    row, col = Y0 * 256 + INSET - y0 * px, X0 * 256 + INSET - x0 * px
+    whole = canvas[row : row + grid.height, col : col + grid.width].transpose(2, 0, 1)
+    for shard in grid.shards():
+        result, out = download(tmp_path, server.url(), log, grid, shard, tile_px=px)
+        window = (slice(shard.row_px, shard.row_px + shard.height), slice(shard.col_px, shard.col_px + shard.width))
+        with rasterio.open(out) as raster:
+            assert np.array_equal(raster.read(), whole[(slice(None), *window)])
+        assert (result["zoom"], result["tile_px"]) == (zoom, px)
+
+
+def test_across_the_antimeridian_columns_start_anew(server, tmp_path, log, tiles):
+    zoom = 4
+    server.fill(zoom, range(16), range(5, 7))
+    west, north = mercator_lonlat(14 * 256 + 5, 5 * 256 + 5, zoom)
+    east, south = mercator_lonlat(2 * 256 - 5, 7 * 256 - 5, zoom)
+    grid = web_mercator_grid((west, south, east + 360, north), zoom, 4096)
+    _, out = download(tmp_path, server.url(), log, grid, zoom=zoom)
+    assert set(server.asked) == {(zoom, x, y) for x in (14, 15, 0, 1) for y in (5, 6)}
+    columns = [np.vstack([tiles["noise"]((zoom, x, y)) for y in (5, 6)]) for x in (14, 15, 0, 1)]
+    with rasterio.open(out) as raster:
+        assert np.array_equal(raster.read(), np.hstack(columns)[5:-5, 5:-5].transpose(2, 0, 1))
+
+
+def test_terms_that_nobody_accepted_stop_before_any_request(full, tmp_path, log):
+    with pytest.raises(DownloadError, match=r"imagery 'oam' is off: its terms \(https://t\).*accept_terms: true"):
+        download(tmp_path, full.url(), log, requires_terms=True, terms="https://t")
+    assert full.asked == [] and list(tmp_path.iterdir()) == []
+    assert download(tmp_path, full.url(), log, requires_terms=True, accept_terms=True)[0]["tiles"]["missing"] == 0
+
+
+def test_a_key_that_is_not_set_stops_before_any_request(full, tmp_path, log, monkeypatch):
+    monkeypatch.delenv("TILE_KEY", raising=False)
+    for url, headers in ((full.url("?k=${TILE_KEY}"), {}), (full.url(), {"X-Key": "${TILE_KEY}"})):
+        with pytest.raises(DownloadError, match="environment variable TILE_KEY that the source at http"):
+            download(tmp_path, url, log, headers=headers)
+    assert full.asked == []
+
+
+def test_a_service_that_refuses_is_one_line_in_its_own_words(full, tmp_path, log, monkeypatch):
+    monkeypatch.setenv("TILE_KEY", "s3cr3t-value")
+    words = "Layer 'dop' is not defined.\n  token s3cr3t-value is unknown"
+    body = f'<?xml version="1.0"?><ServiceExceptionReport><ServiceException>{words}</ServiceException>'
+    full.misbehave = lambda handler, fault, _: full.send(
+        handler, 200, f"{body}</ServiceExceptionReport>".encode(), {"Content-Type": "application/vnd.ogc.se_xml"}
+    )
+    full.fault = lambda tile, attempt: "refused"
+    source = WmsSource(kind="wms", url=full.url("").replace("{z}/{x}/{y}", "1/1/1?k=${TILE_KEY}"), layers="dop")
+    grid, out = region(), tmp_path / "r00c00.tif"
+    with pytest.raises(DownloadError, match="Layer 'dop' is not defined") as caught:
+        download_imagery(
+            "dop", source, grid, grid.shards()[0], tmp_path / "c", out, out.with_suffix(".json"), zoom=ZOOM, log=log
+        )
+    assert "\n" not in str(caught.value) and "s3cr3t-value" not in str(caught.value) and not out.exists()
+    assert len(full.asked) <= source.connections
+
+
+def test_old_tiles_are_renewed_and_the_summary_says_so(full, tmp_path, log):
+    download(tmp_path, full.url(), log)
+    full.fault = lambda tile, attempt: "500" if tile == (ZOOM, X0, Y0) else None
+    result, _ = download(tmp_path, full.url(), log, max_age_days=0.0, retries=1)
+    assert result["tiles"] == {"requested": 30, "missing": 0}
+    assert "29 unchanged since they were fetched" in log.lines[-1]
+    assert "1 old ones kept, since asking again failed (1 × HTTP 500)" in log.lines[-1]
