@@ -68,7 +68,7 @@ def dry_run(folder: Path) -> Dry:
 
 def plan_of(folder: Path) -> dict[str, Any]:
     """The region's plan, made anew."""
-    snakemake(folder, "--quiet", "all", "data/frankfurt/plan.md")
+    snakemake(folder, "data/frankfurt/plan.md", "--quiet", "all")
     return dict(json.loads((folder / "data/frankfurt/plan.json").read_text()))
 
 
