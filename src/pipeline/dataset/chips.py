@@ -94,7 +94,7 @@ def _walk(mosaic: Mosaic, grid: Grid, chips: ChipConfig, keep: Callable[[Array, 
                 "chip_id": chip_id(row, col, chips.px),
                 "row_px": row,
                 "col_px": col,
-                "lon": float(lon),
+                "lon": float(lon - 360 if lon > 180 else lon),  # a grid across 180 degrees goes on beyond them
                 "lat": float(lat),
             }
             keep(pixels[:, :, window], valid[:, window], place)
