@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,22 +11,21 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from pipeline import command
 from pipeline.acquire.class_raster import class_profile as class_profile
 from pipeline.acquire.class_raster import read_colour_table as read_colour_table
-from pipeline.acquire.landcover_raster import local_cover
+from pipeline.acquire.landcover_raster import local_cover, remote_covers
+from pipeline.acquire.landcover_service import service_cover
 from pipeline.acquire.landcover_vector import vector_cover
 from pipeline.acquire.legend import Codes, Legend
 from pipeline.acquire.shards import GDAL_OPTIONS
+from pipeline.command import Log
 from pipeline.config import IGNORE, ClassScheme, LandcoverConfig
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, write_json
 from pipeline.grid import Grid, Shard
-from pipeline.schema import LandcoverSection, LandcoverVector
+from pipeline.schema import LandcoverSection, LandcoverService, LandcoverVector
 
 BLOCK_PX = 2048
-
-Log = Callable[[str], None]
 
 
 class Blocks(Protocol):
@@ -115,8 +114,11 @@ def _opened(
     scratch = cache / "landcover" / name
     if isinstance(config, LandcoverVector):
         return vector_cover(config, grid, legend, scratch)
+    if isinstance(config, LandcoverService):
+        return service_cover(name, config, grid, legend, cache, log)
     assert isinstance(config, LandcoverConfig)
-    assert config.path is not None
+    if config.path is None:
+        return remote_covers(name, config, grid, legend, cache, log)
     return local_cover(config, config.path, grid, legend)
 
 
@@ -124,8 +126,7 @@ def _paint(cover: Blocks, legend: Legend, grid: Grid, target: Any, place: str, l
     for done, window in enumerate(_windows(grid), start=1):
         codes = cover.codes(window.row_off, window.col_off, window.height, window.width)
         target.write(legend.paint(codes), 1, window=window)
-        if isinstance(log, command.Log):
-            log.progress(f"{place}: {done} blocks of {BLOCK_PX} px")
+        log.progress(f"{place}: {done} blocks of {BLOCK_PX} px")
 
 
 def _windows(grid: Grid) -> Iterator[Window]:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
+from pyproj import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import CRSError, RasterioError
 from rasterio.windows import Window
 
+from pipeline.acquire.answer import NotThere
+from pipeline.acquire.cog import Opened, opened
+from pipeline.acquire.fetch import Fetcher
+from pipeline.acquire.http import Policy
 from pipeline.acquire.legend import Codes, Legend, key_of
 from pipeline.acquire.nearest import PixelMap, Pixels
+from pipeline.acquire.views import checked_crs
+from pipeline.acquire.world import boxes_in
+from pipeline.command import Log
 from pipeline.config import LandcoverConfig
 from pipeline.errors import DataError
 from pipeline.grid import Grid
+from pipeline.sources._base import PLACEHOLDER, SECRET
 
 WINDOW_PX = 1 << 24  # most source pixels in memory at once
+TILE3 = "{tile3}"
 
 
 class Cover:
     """One raster as codes on the grid."""
 
-    def __init__(self, raster: Any, place: str, config: LandcoverConfig, grid: Grid, legend: Legend) -> None:
+    def __init__(self, file: Opened, place: str, config: LandcoverConfig, grid: Grid, legend: Legend) -> None:
         """Take an open raster; `place` opens errors. DataError when it cannot be a land cover."""
-        self._raster, self._place, self._band, self._legend = raster, place, config.band, legend
+        self._file, self._raster, self._band, self._legend = file, file.raster, config.band, legend
+        raster = self._raster
         _check_raster(raster, place, config)
-        try:
-            self._map = PixelMap(grid, raster.crs, raster.transform, raster.height, raster.width)
-        except CRSError as error:
-            raise DataError(f"{place}: its coordinate system cannot be read ({error})") from None
+        crs = checked_crs(raster, place)
+        self._map = PixelMap(grid, crs, raster.transform, raster.height, raster.width)
         self._alpha = next((i for i, kind in enumerate(raster.colorinterp, 1) if kind == ColorInterp.alpha), None)
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
@@ -73,15 +81,12 @@ class Cover:
         return shape[0] >= shape[1]
 
     def _read(self, window: Window) -> Codes:
-        try:
+        with self._file.reading():
             band = self._raster.read(self._band, window=window)
             if self._alpha is None:  # GDAL's own mask of an alpha band is right for uint8 and uint16 alone
                 valid = self._raster.read_masks(self._band, window=window) > 0
             else:
                 valid = self._raster.read(self._alpha, window=window) != 0
-        except RasterioError as error:
-            text = " ".join(str(error.__cause__ or error).split())
-            raise DataError(f"{self._place}: is damaged ({text}); get it again") from None
         return self._legend.codes(band, valid)
 
 
@@ -93,8 +98,8 @@ class Covers:
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
         """Codes under a window of the grid, uint16 [height, width]; 0 where no raster has data."""
-        out = self._covers[0].codes(row, col, height, width)
-        for cover in self._covers[1:]:
+        out = np.zeros((height, width), dtype=np.uint16)
+        for cover in self._covers:
             missing = out == 0
             if not missing.any():
                 break
@@ -105,14 +110,63 @@ class Covers:
 @contextmanager
 def local_cover(config: LandcoverConfig, path: Path, grid: Grid, legend: Legend) -> Iterator[tuple[Covers, Any]]:
     """The local raster `path` as codes, and what of it the summary says. DataError when it cannot be read."""
-    if not path.is_file():
-        raise DataError(f"the land cover {str(path)!r} does not exist; paths are relative to the Snakefile's folder")
-    try:
-        raster = rasterio.open(path)
-    except RasterioError as error:
-        raise DataError(f"{path}: cannot be read as a raster ({error})") from None
-    with raster:
-        yield Covers([Cover(raster, str(path), config, grid, legend)]), file_facts(path)
+    with opened(str(path), None, None) as file:
+        yield Covers([Cover(file, str(path), config, grid, legend)]), file_facts(path)
+
+
+@contextmanager
+def remote_covers(
+    name: str, config: LandcoverConfig, grid: Grid, legend: Legend, cache: Path, log: Log
+) -> Iterator[tuple[Covers, Any]]:
+    """The files of `config.url` as codes, read by window, and what of each the summary says.
+
+    Raises:
+        DownloadError: a file that is not there or could not be fetched; one that ``{tile3}`` names may be absent.
+        DataError: a file that is no land cover.
+    """
+    covers, facts, absent = [], [], []
+    with ExitStack() as stack:
+        fetcher = stack.enter_context(Fetcher(f"landcover {name!r}", Policy(), log, turns=cache.parent))
+        for place, needed in _places(config, grid):
+            try:
+                file = stack.enter_context(opened(place, fetcher, cache / "files" / f"landcover-{name}"))
+            except NotThere:
+                if needed:
+                    raise
+                absent.append(fetcher.public(place))
+                continue
+            shown = fetcher.public(place)
+            covers.append(Cover(file, shown, config, grid, legend))
+            if file.remote is not None:
+                head = file.remote.head
+                facts.append({"url": shown, "bytes": head.size, "version": head.validator, "fetched": head.fetched})
+        yield Covers(covers), {"files": facts, "absent": absent}
+
+
+def _places(config: LandcoverConfig, grid: Grid) -> list[tuple[str, bool]]:
+    """Urls of the files, and whether each must be there."""
+    urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
+    places = []
+    for url in urls:
+        if unknown := sorted(set(PLACEHOLDER.findall(SECRET.sub("", url))) - {TILE3}):
+            raise DataError(f"unknown placeholder {unknown[0]} in the url {url}; there is {TILE3}")
+        names = tiles3(grid) if TILE3 in url else [None]
+        places += [(url if tile is None else url.replace(TILE3, tile), tile is None) for tile in names]
+    return places
+
+
+def tiles3(grid: Grid) -> list[str]:
+    """Names of the squares of 3 degrees that the grid touches, by their south-west corner: ``N48E006``."""
+    corners = {
+        (south, west)
+        for left, bottom, right, top in boxes_in(grid, CRS.from_epsg(4326))
+        for south in range(math.floor(bottom / 3) * 3, math.ceil(top), 3)
+        for west in range(math.floor(left / 3) * 3, math.ceil(right), 3)
+    }
+    return [
+        f"{'N' if south >= 0 else 'S'}{abs(south):02d}{'E' if west >= 0 else 'W'}{abs(west):03d}"
+        for south, west in sorted(corners)
+    ]
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -123,13 +177,6 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def _check_raster(raster: Any, place: str, config: LandcoverConfig) -> None:
-    if raster.crs is None:
-        raise DataError(f"{place}: has no coordinate system; give it one with gdal_translate -a_srs")
-    if not (raster.crs.is_geographic or raster.crs.is_projected):
-        raise DataError(
-            f"{place}: its coordinate system is neither geographic nor projected; "
-            "give it the right one with gdal_translate -a_srs"
-        )
     if config.band > raster.count:
         raise DataError(f"{place}: band {config.band} does not exist; it has 1 to {raster.count}")
     if raster.dtypes[config.band - 1].startswith("complex"):

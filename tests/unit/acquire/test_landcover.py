@@ -11,6 +11,7 @@ from pyproj import Transformer
 
 from pipeline.acquire import landcover
 from pipeline.acquire.landcover import warp_landcover
+from pipeline.command import Log
 from pipeline.config import ClassScheme, LandcoverConfig
 from pipeline.errors import DataError
 from pipeline.grid import web_mercator_grid
@@ -48,7 +49,7 @@ def warp(tmp_path, path, **settings):
     config = LandcoverConfig.model_validate({"path": path, "classes": MEANING, **settings})
     out = tmp_path / "out" / "landcover.tif"
     cache, summary = tmp_path / "cache", tmp_path / "out" / "summary.json"
-    found = warp_landcover("cover", config, SCHEME, GRID, cache, out, summary, log=lambda _: None)
+    found = warp_landcover("cover", config, SCHEME, GRID, cache, out, summary, log=Log())
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == found
     with rasterio.open(out) as raster:
         return raster.read(1), found, (raster.profile, raster.colormap(1))
@@ -132,7 +133,7 @@ def test_unknown_value_is_named_with_its_share(tmp_path):
     ("make", "message"),
     [
         (lambda path: path, "does not exist"),
-        (lambda path: path.write_bytes(b"no raster"), "cannot be read as a raster"),
+        (lambda path: path.write_bytes(b"no raster"), "is not readable as a raster"),
         (lambda path: source(path, random_values(), crs=None), "no coordinate system"),
         (lambda path: source(path, random_values(), west=20.0), "has no data in the region"),
         (lambda path: source(path, random_values(), nodata=10), "value 10 is the file's nodata"),
