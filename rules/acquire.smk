@@ -62,8 +62,24 @@ rule download_imagery:
         "--tiles {output.tiles:q} --log {log:q}"
 
 
+rule download_extract:
+    """Download an OSM extract and check it. Needs: a url, a checksum. Gives: the .osm.pbf; edited code keeps it."""
+    output:
+        "data/{region}/osm/{file}.osm.pbf",
+    log:
+        "logs/download_extract/{region}/{file}.log",
+    wildcard_constraints:
+        file=r"[^/]+",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        extract=extract_json,
+    shell:
+        "python {ROOT:q}/scripts/download_extract.py --region {wildcards.region:q} --out {output:q} --log {log:q}"
+
+
 rule extract_osm:
-    """Clip the OSM extract and split it into layers. Needs: a .osm.pbf, the grid. Gives: layers and what was lost."""
+    """Clip the OSM extracts and split them into layers. Needs: .osm.pbf, the grid. Gives: layers, what was lost."""
     input:
         grid="data/{region}/grid.json",
         pbf=osm_files,

@@ -221,6 +221,18 @@ def osm_paths(wildcards):
     ]
 
 
+def extract_json(wildcards):
+    """The content of the extract to download; a job's parameter, so that another url or checksum fetches it anew."""
+    extracts = load_region(wildcards.region).osm_extracts
+    name = f"{wildcards.file}.osm.pbf"
+    wanted = [
+        extract.model_dump(mode="json")
+        for extract in extracts
+        if extract.url is not None and extract.file_name == name
+    ]
+    return canonical_json(wanted)
+
+
 def osm_files(wildcards):
     """What the OSM layers wait for: the demo's sources, or the extracts."""
     return sources_of(wildcards) or osm_paths(wildcards)

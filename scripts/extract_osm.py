@@ -12,7 +12,7 @@ from pipeline.grid import Grid
 
 def main(options: argparse.Namespace, log: Log) -> None:
     box = grid_box(Grid.load(options.grid))
-    extract_osm(options.pbf[0], box, options.out, options.summary, log=log)
+    extract_osm(options.pbf, box, options.out, options.summary, log=log)
 
 
 if __name__ == "__main__":
