@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,6 @@ def painting_order(recipe: RecipeConfig) -> list[tuple[int, str, Any]]:
     """(1 + position in the recipe, name, layer) of each layer, the first painted first: by priority, then position."""
     numbered = [(value, name, layer) for value, (name, layer) in enumerate(recipe.layers.items(), start=1)]
     return sorted(numbered, key=lambda entry: (entry[2].priority, entry[0]))
-
-
-def paint_vectors(values: Sequence[int], spans: Callable[[int], Spans], window: Shard) -> Band:
-    """The topmost of layers of shapes at each pixel of a window.
-
-    Args:
-        values: what each layer paints, 1 to 255, the lowest first.
-        spans: from a value to what its layer covers in the window.
-        window: a part of the grid.
-
-    Returns:
-        uint8 [window.height, window.width], 0 where no layer is.
-    """
-    top = np.zeros((0, 0), dtype=np.uint8)
-    for first in range(0, len(values), MAX_LAYERS):
-        some = values[first : first + MAX_LAYERS]
-        painted = top_layers([spans(value) for value in some], some, window)
-        top = np.where(painted > 0, painted, top) if first else painted
-    return top
 
 
 class Painter:
@@ -108,53 +89,45 @@ class Painter:
 
         Adds the pixels of each source and class to `counts`, int64 [1 + layers, 256].
         """
-        sources = np.zeros((0, 0), dtype=np.uint8)
-        covers: dict[int, Band] = {}
+        sources = classes = np.zeros((0, 0), dtype=np.uint8)
         for group in self._groups():
             if group[0] in self._rasters:
-                covers[group[0]] = self._read_landcover(group[0], window)
-                painted = np.where(covers[group[0]] != IGNORE, np.uint8(group[0]), np.uint8(0))
+                shown = self._read_landcover(group[0], window)
+                painted = np.where(shown != IGNORE, np.uint8(group[0]), np.uint8(0))
             else:
-                painted = paint_vectors(group, lambda value: self._spans(value, window), window)
+                runs = top_layers([self._spans(value, window) for value in group], group, window)
+                painted, shown = runs.expand(), runs.expand(self._label)
             if sources.size:
+                np.copyto(classes, shown, where=painted > 0)
                 np.copyto(sources, painted, where=painted > 0)
             else:
-                sources = painted
-        classes = self._label[sources]
-        counts[:, :] += self._counted(sources, classes, covers)
+                np.copyto(shown, self._label[0], where=painted == 0)
+                sources, classes = painted, shown
+        self._count(sources, classes, counts)
         return classes, sources
 
     def _groups(self) -> Iterator[list[int]]:
-        """Values in painting order: a land cover by itself, layers of shapes between two land covers together."""
+        """Values in painting order: a land cover by itself, layers of shapes between two of them together."""
         group: list[int] = []
         for value, _, _ in self._order:
-            if value in self._rasters:
-                if group:
-                    yield group
-                yield [value]
+            if group and (value in self._rasters or group[0] in self._rasters or len(group) == MAX_LAYERS):
+                yield group
                 group = []
-            else:
-                group.append(value)
-        if group:
-            yield group
+            group.append(value)
+        yield group
 
     def _spans(self, value: int, window: Shard) -> Spans:
         assert self._reader is not None
         name, layer = self._layers[value]
         return self._reader.spans(name, layer, window)
 
-    def _counted(self, sources: Band, classes: Band, covers: Mapping[int, Band]) -> Counts:
-        """Puts the classes of land covers where they lie on top; pixels of each source and class."""
-        counts = np.zeros((1 + len(self._order), IGNORE + 1), dtype=np.int64)
+    def _count(self, sources: Band, classes: Band, counts: Counts) -> None:
         for value in range(len(counts)):
             here = sources == value
-            if value in covers:
-                shown = covers[value][here]
-                classes[here] = shown
-                counts[value] = _histogram(shown)
+            if value in self._rasters:
+                counts[value] += _histogram(classes[here])
             else:
-                counts[value, self._label[value]] = np.count_nonzero(here)
-        return counts
+                counts[value, self._label[value]] += np.count_nonzero(here)
 
     def _read_landcover(self, value: int, window: Shard) -> Band:
         path = self._paths[value]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import command
-from pipeline.acquire.landcover import read_colour_table
+from pipeline.acquire.class_raster import read_colour_table
 from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
 from pipeline.errors import DataError
 from pipeline.files import write_json

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from pipeline.acquire.landcover import class_profile
+from pipeline.acquire.class_raster import class_profile
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
 from pipeline.grid import Grid, Shard
@@ -23,8 +23,8 @@ Band = npt.NDArray[np.uint8]
 Colours = dict[int, tuple[int, int, int, int]]
 
 BLOCK_PX = 256
-BAND_PX = 2048  # rows of a band, at most
-BAND_PIXELS = 2048 * 16384
+BAND_PX = 1024  # rows of a band, at most
+BAND_PIXELS = 1024 * 16384
 BAND_KM2 = 150.0  # ground under a band: what its features take is in memory at once
 # The cache holds what waits to be compressed; reading a raster back needs no more.
 GDAL_OPTIONS = {"GDAL_CACHEMAX": 64 << 20, "GDAL_PAM_ENABLED": False}
@@ -41,7 +41,7 @@ class RasterFile:
 
 
 def bands_of(grid: Grid, shard: Shard) -> list[Shard]:
-    """The shard from top to bottom in bands of whole blocks of 256 rows, at most 2048 rows or about 150 km² each."""
+    """The shard from top to bottom in bands of whole blocks of 256 rows, at most 1024 rows or about 150 km² each."""
     area_km2 = shard.width * grid.gsd_x_m * grid.gsd_y_m / 1e6  # of one row
     rows = int(min(BAND_PX, BAND_PIXELS // shard.width, BAND_KM2 / area_km2)) // BLOCK_PX * BLOCK_PX
     rows = max(rows, BLOCK_PX)

@@ -1,7 +1,8 @@
 """Polygons to pixels: which spans of each row they cover, and which layer lies on top of a row's stretches.
 
 All arithmetic is on pixel coordinates of the whole grid, so that every window of it sees the same pixels. A window is
-a `Shard`: any rectangle of the grid. No array here is as large as the raster, except the one that is asked for.
+a `Shard`: any rectangle of the grid. No array here is as large as the raster, except the one that is asked for. Sorts
+are stable ones for speed: what is sorted here consists of a few sorted stretches, which such a sort merges.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Band = npt.NDArray[np.uint8]
 Shapes = npt.NDArray[np.object_]
 Spans = tuple[Ints, Ints]  # first position and position after the last, counted row by row through a window
 
-MAX_LAYERS = 48  # of one `top_layers`: a layer is a bit of an integer that a float64 must hold
+MAX_LAYERS = 48  # at once: a layer is a bit of an integer that a float64 must hold
 CHUNK = 1 << 18  # crossings of edges and rows that are sorted at once
 TOUCH_PX = 0.01  # what reaches less than this into a pixel does not touch it
 NO_SPANS: Spans = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
@@ -58,7 +59,9 @@ def polygon_edges(
         are not among them, bool [n]. The parts of a multipolygon are polygons by themselves, so that those which
         overlap are painted.
     """
-    parts, owner = shapely.get_parts(shapes, return_index=True)
+    parts, owner = shapes, np.arange(len(shapes))
+    if (shapely.get_type_id(shapes) != shapely.GeometryType.POLYGON).any():
+        parts, owner = shapely.get_parts(shapes, return_index=True)
     full = ~shapely.is_empty(parts)
     parts, owner = parts[full], owner[full]
     reaching, lost = np.zeros(len(shapes), dtype=bool), np.zeros(len(shapes), dtype=bool)
@@ -125,13 +128,14 @@ def _paired(edges: Edges, chosen: Ints, first: Ints, count: Ints, window: Shard)
     """Where the rows' centre lines cross the chosen edges: sorted along each row, two by two a span."""
     number = count[chosen]
     row = _counted_up(first[chosen], number)
-    x0, y0, x1, y1 = (np.repeat(ends[chosen], number) for ends in (edges.x0, edges.y0, edges.x1, edges.y1))
-    x = (row + 0.5 - y0) * (x1 - x0) / (y1 - y0) + x0
+    slope = (edges.x1[chosen] - edges.x0[chosen]) / (edges.y1[chosen] - edges.y0[chosen])
+    x0, y0, slope = (np.repeat(of, number) for of in (edges.x0[chosen], edges.y0[chosen], slope))
+    x = (row + 0.5 - y0) * slope + x0
     column = np.clip(np.floor(x + 0.5) - window.col_px, 0, window.width).astype(np.int64)
     column_bits, row_bits = window.width.bit_length(), window.height.bit_length()
     polygon = np.repeat(edges.polygon[chosen], number)
     keys = (polygon << row_bits | (row - window.row_px)) << column_bits | column
-    keys.sort()
+    keys.sort(kind="stable")
     begin, end = keys[0::2], keys[1::2]
     wide = begin < end
     begin, end = begin[wide], end[wide]
@@ -205,8 +209,10 @@ def _joined(found: Sequence[Spans]) -> Spans:
 def union(spans: Spans, size: int) -> Spans:
     """Sorted spans without overlap that cover the same of a window's `size` positions."""
     bits = size.bit_length()
+    if not len(spans[0]):
+        return spans
     packed = spans[0] << bits | spans[1]
-    packed.sort()
+    packed.sort(kind="stable")
     begin, end = packed >> bits, packed & ((1 << bits) - 1)
     reach = np.maximum.accumulate(end)
     new = np.ones(len(begin), dtype=bool)
@@ -215,30 +221,43 @@ def union(spans: Spans, size: int) -> Spans:
     return begin[first], reach[np.append(first[1:], len(reach))[: len(first)] - 1]
 
 
-def top_layers(layers: Sequence[Spans], values: Sequence[int], window: Shard) -> Band:
-    """The value of the topmost layer at each pixel of a window.
+@dataclass(frozen=True)
+class Runs:
+    """Stretches of a window, row by row, that have one value each.
+
+    Attributes:
+        values: uint8 [n].
+        lengths: pixels, int64 [n]; their sum is the window's.
+        window: the window.
+    """
+
+    values: Band
+    lengths: Ints
+    window: Shard
+
+    def expand(self, table: Band | None = None) -> Band:
+        """The value of each pixel, or what a `table` [256] has for it: uint8 [window.height, window.width]."""
+        values = self.values if table is None else table[self.values]
+        return np.repeat(values, self.lengths).reshape(self.window.height, self.window.width)
+
+
+def top_layers(layers: Sequence[Spans], values: Sequence[int], window: Shard) -> Runs:
+    """Which of some layers of shapes lies on top.
 
     Args:
         layers: the spans of each layer, the lowest first, at most MAX_LAYERS.
-        values: what each layer paints, 1 to 255.
-        window: the window.
-
-    Returns:
-        uint8 [window.height, window.width]; 0 where no layer is.
+        values: what each layer paints, 1 to 255; 0 is where no layer is.
+        window: the part of the grid that the spans count through.
     """
     size = window.height * window.width
-    events = []
+    events = [np.zeros(0, dtype=np.int64)]
     for number, spans in enumerate(layers):
-        if len(spans[0]):
-            # The union of a layer toggles its bit at each end: on, off, on …
-            events += [position << 6 | number for position in union(spans, size)]
-    if not events:
-        return np.zeros((window.height, window.width), dtype=np.uint8)
+        # The union of a layer toggles its bit at each end: on, off, on …
+        events += [position << 6 | number for position in union(spans, size)]
     keys = np.concatenate(events)
-    keys.sort()
+    keys.sort(kind="stable")
     position = np.concatenate([[0], keys >> 6, [size]])
     bits = np.bitwise_xor.accumulate(np.left_shift(np.int64(1), keys & 63))
     highest = np.frexp(bits.astype(np.float64))[1]  # 1 + the number of the topmost layer; 0 where there is none
     table = np.array([0, *values], dtype=np.uint8)
-    painted = np.repeat(np.append(np.uint8(0), table[highest]), np.diff(position))
-    return painted.reshape(window.height, window.width)
+    return Runs(np.append(np.uint8(0), table[highest]), np.diff(position), window)
