@@ -99,12 +99,10 @@ rule extract_osm:
 
 
 rule warp_landcover:
-    """Bring a land-cover raster onto the grid, as classes. Needs: the grid. Gives: a class raster and its shares."""
+    """Bring a land cover onto the grid, as classes. Needs: the grid. Gives: a class raster and its shares."""
     input:
         grid="data/{region}/grid.json",
-        raster=local_file(
-            lambda region, wildcards: region.landcover[wildcards.source].path
-        ),
+        source=landcover_input,
         code=code("warp_landcover"),
     output:
         raster="data/{region}/landcover/{source}.tif",
@@ -114,7 +112,7 @@ rule warp_landcover:
     conda:
         "../envs/pipeline.yaml"
     params:
-        region=region_json("classes", "landcover"),
+        source=landcover_json,
     shell:
         "python {ROOT:q}/scripts/warp_landcover.py --region {wildcards.region:q} --source {wildcards.source:q} "
         "--grid {input.grid:q} --out {output.raster:q} --summary {output.summary:q} --log {log:q}"

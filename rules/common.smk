@@ -203,16 +203,6 @@ def sources_of(wildcards):
     )
 
 
-def local_file(path):
-    """A function of wildcards that gives a source file of the region: `path` picks it from the config."""
-
-    def pick(wildcards):
-        region = load_region(wildcards.region)
-        return sources_of(wildcards) if region.demo else [str(path(region, wildcards))]
-
-    return pick
-
-
 def osm_paths(wildcards):
     """The region's OSM extracts: local files, or downloaded ones."""
     return [
@@ -244,6 +234,23 @@ def imagery_input(wildcards):
     source = region.imagery[wildcards.provider]
     return sources_of(wildcards) or (
         list(map(str, source.paths)) if source.kind == "raster" else []
+    )
+
+
+def landcover_input(wildcards):
+    """What a land cover waits for: the demo's sources, or the local file."""
+    source = load_region(wildcards.region).landcover[wildcards.source]
+    path = getattr(source, "path", None)
+    return sources_of(wildcards) or ([str(path)] if path else [])
+
+
+def landcover_json(wildcards):
+    """One land cover's content and the class scheme that it is mapped to."""
+    region = load_region(wildcards.region)
+    source = region.landcover[wildcards.source]
+    scheme = load_classes(region.classes)
+    return canonical_json(
+        [source.model_dump(mode="json"), scheme.model_dump(mode="json")]
     )
 
 
