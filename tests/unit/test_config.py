@@ -169,7 +169,7 @@ def test_a_file_that_no_rule_could_name_is_to_be_renamed(config: Path, load: Any
 
 @pytest.mark.parametrize("name", ["../regions/demo", "nowhere/demo", "Demo", "", "demo\n", "a\0b"])
 def test_a_reference_that_is_no_name_is_one_line_with_the_choices(config: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no name: .*choices: demo, zanzibar") as caught:
+    with pytest.raises(ConfigError, match=r"is no name: .*choices: .*demo, .*zanzibar") as caught:
         load_region(name, config)
     assert repr(name) in str(caught.value) and "\n" not in str(caught.value)
 

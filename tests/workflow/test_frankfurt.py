@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from benchmarks.frankfurt import REGION, STORES, dry_run, set_zoom
@@ -52,3 +54,12 @@ def test_each_variant_takes_what_its_recipe_names(unbuilt: Project) -> None:
     for recipe, inputs in painted.items():
         found = {name for name in inputs if name.startswith(f"{place}/landcover/")}
         assert found == {f"{place}/landcover/{covers[recipe]}.tif"} and f"{place}/osm/layers.gpkg" in inputs
+
+
+def test_the_study_resolves_to_four_runs_and_a_report(unbuilt: Project) -> None:
+    """Two losses on two splits, no job of another region; Bing's imagery and Google's, since a split counts both."""
+    jobs = unbuilt.jobs("results/studies/frankfurt/report.html")
+    counted = Counter(job.rule for job in jobs)
+    assert (counted["train"], counted["evaluate"], counted["split_region"]) == (4, 4, 2)
+    assert {job.wildcards["recipe"] for job in jobs if job.rule == "rasterize_labels"} == {"bing_old"}
+    assert {job.wildcards.get("region", "frankfurt") for job in jobs} == {"frankfurt"}
