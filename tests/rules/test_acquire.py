@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -172,6 +173,10 @@ def test_download_imagery_puts_tiles_side_by_side(shore: Project) -> None:
         manifest = json.loads(shore.path(f"data/pier/imagery/summer/{shard}.json").read_text())
         assert manifest["tiles"] == {"requested": tiles[0], "missing": tiles[1]}
         assert manifest["share_missing"] == pytest.approx((canvas[:, columns] == 0).all(axis=2).mean(), abs=1e-6)
+        with open(shore.path(f"data/pier/imagery/summer/{shard}_tiles.csv"), newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        assert [row["reason"] for row in rows if (int(row["x"]), int(row["y"])) == MISSING] == ["HTTP 404"]
+        assert len(rows) == tiles[0] and sum(row["status"] == "200" for row in rows) == tiles[0] - tiles[1]
     kept = sorted(path.name for path in shore.path("cache/pier/tiles/summer").glob("*/*.sqlite"))
     assert kept == ["r00c00.sqlite", "r00c01.sqlite"]
 
