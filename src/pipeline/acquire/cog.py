@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,8 +48,8 @@ def open_windowed(
     """Open a raster, local or on a server, as a rasterio dataset to read windows from.
 
     Whatever is read inside the ``with`` block, also through a `WarpedVRT`, fetches the blocks of 128 KiB that it
-    needs and that are not in the cache yet, several at once, retried and paced by `fetcher`. Overviews are used as in
-    any local file.
+    needs and that are not in the cache yet, several at once, retried and paced by `fetcher`. A `WarpedVRT` reads all
+    pixels under its own, however coarse it is: see `opened` and `Opened.overview`.
 
     Args:
         place: a path, or a url, which may hold ``${NAME}`` (see `Fetcher`).
@@ -67,7 +68,13 @@ def open_windowed(
 
 @dataclass(frozen=True)
 class Opened:
-    """An open raster: a rasterio dataset, and the remote file behind it (None for a local one)."""
+    """An open raster.
+
+    Attributes:
+        place: path or url.
+        raster: rasterio dataset.
+        remote: the file on a server behind it; None for a local one.
+    """
 
     place: str
     raster: Any
@@ -83,6 +90,17 @@ class Opened:
             with self.remote.reading():
                 yield
 
+    @contextmanager
+    def overview(self, level: int) -> Iterator[Any]:
+        """The raster's overview number `level`, from 0, as a dataset to be read in `reading`."""
+        with self.reading():
+            if self.remote is None:
+                raster = rasterio.open(self.place, overview_level=level)
+            else:
+                raster = self.remote.open_raster(overview_level=level)
+        with raster:
+            yield raster
+
 
 @contextmanager
 def opened(
@@ -96,12 +114,10 @@ def opened(
     assert fetcher is not None and cache is not None
     with BlockCache(cache, fetcher.public(place), fetcher.log) as blocks:
         remote = RemoteFile(place, fetcher, blocks, max_age_days)
-        name = f"{next(_numbers)}/{remote.name}"
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            with remote.reading():
-                raster = rasterio.open(name, opener=remote)
-            with raster:
-                yield Opened(place, raster, remote)
+        with remote.reading():
+            raster = remote.open_raster()
+        with raster:
+            yield Opened(place, raster, remote)
 
 
 class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
@@ -126,6 +142,11 @@ class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
             blocks.date_today()
         self.head = cast(Head, blocks.head())
 
+    def open_raster(self, **options: Any) -> Any:
+        """The file as a rasterio dataset; call it in `reading`."""
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            return rasterio.open(f"{next(_numbers)}/{self.name}", opener=self, **options)
+
     @property
     def name(self) -> str:
         """The file's name without folders."""
@@ -138,7 +159,7 @@ class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
             yield
         except RasterioError as error:
             if self.failure is None:
-                text = " ".join(str(error.__cause__ or error).split())
+                text = re.sub(r"/vsi\w+/\d+/", "", " ".join(str(error.__cause__ or error).split()))
                 place = self._fetcher.public(self.place)
                 raise DataError(f"{place}: is not readable as a raster ({text}); it may be damaged") from None
         if self.failure is not None:
@@ -202,6 +223,15 @@ class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
             raise self._changed()
         self._blocks.put(self.head.size, self.head.validator, _cut(run.start, answer.body))
 
+    def guarded(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As `ranges`, for GDAL: an error is kept, and nothing is read after it."""
+        if self.failure is None:
+            try:
+                return self.ranges(wanted)
+            except PipelineError as error:
+                self.failure = error
+        return [b"" for _ in wanted]
+
     def _changed(self) -> FileChanged:
         self._blocks.drop(self.head)
         self._kept.clear()
@@ -240,18 +270,6 @@ class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
     def open(self, path: str, mode: str = "r", **_: Any) -> _Stream:
         """A stream over the file."""
         return _Stream(self)
-
-    def get_byte_ranges(self, path: str, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """Several parts at once."""
-        return self._guarded(list(zip(offsets, sizes, strict=True)))
-
-    def _guarded(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
-        if self.failure is None:
-            try:
-                return self.ranges(wanted)
-            except PipelineError as error:
-                self.failure = error
-        return [b"" for _ in wanted]
 
     def size(self, path: str) -> int:
         """Bytes of the file."""
@@ -302,9 +320,13 @@ class _Stream(io.RawIOBase):
 
     def read(self, count: int = -1) -> bytes:
         left = max(0, self._remote.head.size - self._at)
-        data = self._remote._guarded([(self._at, left if count < 0 else min(count, left))])[0]
+        data = self._remote.guarded([(self._at, left if count < 0 else min(count, left))])[0]
         self._at += len(data)
         return data
+
+    def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """Several parts at once; rasterio looks for this method here."""
+        return self._remote.guarded(list(zip(offsets, sizes, strict=True)))
 
 
 def _older(head: Head, max_age_days: float | None) -> bool:

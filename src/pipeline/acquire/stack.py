@@ -13,7 +13,7 @@ from pipeline.acquire.cog import Opened, opened
 from pipeline.acquire.fetch import Fetcher
 from pipeline.acquire.rows import FileRow
 from pipeline.acquire.shards import Pixels, Valid
-from pipeline.acquire.views import View, reaches, views_of
+from pipeline.acquire.views import View, checked_crs, overview_level, reaches, views_of
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from pipeline.grid import Grid
@@ -63,7 +63,11 @@ class Stack:
             self._views: list[list[View]] = []
             for name, found in zip(self.names, self._files, strict=True):
                 with found.reading():
-                    self._views.append(stack.enter_context(views_of(found.raster, name, grid)))
+                    checked_crs(found.raster, name)
+                    level = overview_level(found.raster, grid)
+                raster = found.raster if level is None else stack.enter_context(found.overview(level))
+                with found.reading():
+                    self._views.append(stack.enter_context(views_of(raster, name, grid)))
             self._close = stack.pop_all()
         self.warped = any(view.warped for views in self._views for view in views)
 

@@ -67,6 +67,25 @@ def reaches(raster: Any, place: str, grid: Grid) -> bool:
     return boxes_overlap((west, south, east, north), grid_box(grid))
 
 
+def overview_level(raster: Any, grid: Grid) -> int | None:
+    """The number of the coarsest overview whose pixels are not larger than the grid's, at the grid's centre; or None.
+
+    All bands must have it. GDAL's warper would read every pixel of the full resolution instead.
+    """
+    factors = raster.overviews(1)
+    if not factors or any(raster.overviews(band) != factors for band in raster.indexes):
+        return None
+    x, y = (grid.bounds[0] + grid.bounds[2]) / 2, (grid.bounds[1] + grid.bounds[3]) / 2
+    xs, ys = [x, x + grid.res_x, x], [y, y, y + grid.res_y]
+    if CRS.from_user_input(grid.crs) != raster.crs:
+        transformer = pyproj.Transformer.from_crs(grid.crs, raster.crs.to_wkt(), always_xy=True)
+        xs, ys = transformer.transform(xs, ys)
+    pixels = [~raster.transform @ place for place in zip(xs, ys, strict=True)]
+    ratio = min(math.dist(pixels[0], pixels[1]), math.dist(pixels[0], pixels[2]))
+    fitting = [level for level, factor in enumerate(factors) if factor <= ratio * (1 + 1e-6)]
+    return fitting[-1] if fitting and math.isfinite(ratio) else None
+
+
 def boxes_overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
     """Whether two boxes (west, south, east, north; degrees) overlap; west > east or east > 180 crosses 180 degrees."""
     if not all(map(math.isfinite, (*one, *other))):
@@ -151,7 +170,7 @@ def _copies(raster: Any, crs: CRS, grid: Grid) -> list[Affine]:
     pixel = abs(own.a)
     if all(west >= -world / 2 - pixel and east <= world / 2 + pixel for west, east in spans):
         return [own]
-    return [Affine.translation(turn * world, 0) * own for turn in (0, -1, 1)]
+    return [Affine.translation(turn * world, 0) @ own for turn in (0, -1, 1)]
 
 
 def _own_offset(transform: Affine, crs: CRS, grid: Grid) -> tuple[int, int] | None:
