@@ -19,7 +19,7 @@ from pipeline.config import IGNORE, TRUTH, ClassScheme
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import atomic_file, write_json
 from pipeline.grid import Grid, Shard
-from pipeline.labels.statistics import IGNORED, M2_PER_KM2, pixel_area_m2, require_shards
+from pipeline.labels.statistics import IGNORED, M2_PER_KM2, area_text, pixel_area_m2, require_shards
 from pipeline.labels.views import Band, Thinner, View, close_up_of, with_image
 
 STRIP_PX = 256
@@ -255,7 +255,7 @@ def _report(region: str, facts: dict[str, Any], log: Log) -> None:
         return
     log(
         f"{place}: {share:.2%} of {facts['compared']['pixels']} pixels differ, "
-        f"{facts['disagreement']['area_km2']:.2f} km²"
+        f"{area_text(facts['disagreement']['area_km2'])}"
     )
     ious = ", ".join(
         f"{name} {entry['iou']:.3f}" for name, entry in facts["classes"].items() if entry["iou"] is not None

@@ -40,6 +40,13 @@ def pixel_area_m2(grid: Grid, shard: Shard) -> float:
     return abs(float(area)) / (shard.width * shard.height)
 
 
+def area_text(area_km2: float) -> str:
+    """An area for people: three digits, in m² below a hundredth of a square kilometre."""
+    if 0 < area_km2 < 0.01:
+        return f"{area_km2 * M2_PER_KM2:,.0f} m²"
+    return f"{area_km2:,.0f} km²" if area_km2 >= 100 else f"{area_km2:.3g} km²"
+
+
 def require_shards(paths: Iterable[Path], name: str, target: str) -> None:
     """DataError when files of the labels `name` are absent; `target` is what makes them."""
     paths = list(paths)
@@ -167,7 +174,7 @@ def _report(found: dict[str, Any], log: Log) -> None:
     shares = ", ".join(
         f"{name} {entry['share_of_labelled']:.2%}" for name, entry in found["classes"].items() if entry["pixels"]
     )
-    place = f"{found['recipe']} of {found['region']}, {found['area_km2']:.2f} km²"
+    place = f"{found['recipe']} of {found['region']}, {area_text(found['area_km2'])}"
     log(f"{place}: {shares or 'nothing is labelled'}; ignored {found['ignored']['share']:.2%} of all")
     painted = ", ".join(f"{name} {entry['share']:.2%}" for name, entry in found["sources"].items() if entry["pixels"])
     log(f"{place}: sources {painted}")

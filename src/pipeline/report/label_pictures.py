@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 
-from pipeline.labels.statistics import IGNORED
+from pipeline.labels.statistics import IGNORED, area_text
 from pipeline.report.figures import hex_colour, save, styled
 from pipeline.report.panels import IGNORED_COLOUR, blend, colourise, display_rgb
 from pipeline.report.results import IGNORE, Array
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.labels.compare import Comparison
     from pipeline.labels.views import View
 
-SAME, DIFFER, ONE, NEITHER = (214, 214, 214), (200, 20, 30), (235, 165, 40), (255, 255, 255)
+SAME, DIFFER, ONE, NEITHER = (214, 214, 214), (200, 20, 30), (240, 205, 140), (255, 255, 255)
 ALPHA = 0.55  # share of the labels over imagery
 PANEL_IN = 3.3
 TALLEST_IN = 7.5
@@ -50,12 +50,12 @@ def distribution_picture(summary: dict[str, Any], scheme: ClassScheme, out: Path
         for row, (name, colour) in enumerate(zip(scheme.names, scheme.colours, strict=True)):
             share = classes[name]["share_of_labelled"] or 0.0
             bars.barh(row, share, color=hex_colour(colour), edgecolor="#888888", linewidth=0.5, height=0.72)
-            _beside(bars, share, row, f"{share:.2%}   {_km2(classes[name]['area_km2'])}")
+            _beside(bars, share, row, f"{share:.2%}   {area_text(classes[name]['area_km2'])}")
         row = len(classes)
         bars.barh(
             row, ignored["share"], color=hex_colour(IGNORED_COLOUR), edgecolor="#888888", hatch="///", height=0.72
         )
-        _beside(bars, ignored["share"], row, f"{ignored['share']:.2%} of all   {_km2(ignored['area_km2'])}")
+        _beside(bars, ignored["share"], row, f"{ignored['share']:.2%} of all   {area_text(ignored['area_km2'])}")
         bars.set_yticks(range(row + 1), [*scheme.names, IGNORED])
         bars.invert_yaxis()
         widest = max(*(entry["share_of_labelled"] or 0.0 for entry in classes.values()), ignored["share"])
@@ -63,7 +63,7 @@ def distribution_picture(summary: dict[str, Any], scheme: ClassScheme, out: Path
         bars.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         bars.grid(False, axis="y")
         bars.set_xlabel("share of labelled pixels")
-        bars.set_title(f"{summary['recipe']} of {summary['region']}: {_km2(summary['area_km2'])}, classes")
+        bars.set_title(f"{summary['recipe']} of {summary['region']}: {area_text(summary['area_km2'])}, classes")
         _stack_sources(stack, summary["sources"])
         figure.legend(loc="outside lower center", ncols=4, fontsize=8)
         save(figure, out)
@@ -71,10 +71,6 @@ def distribution_picture(summary: dict[str, Any], scheme: ClassScheme, out: Path
 
 def _beside(ax: Axes, value: float, row: int, text: str) -> None:
     ax.annotate(text, (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-
-
-def _km2(area: float) -> str:
-    return f"{area:,.0f} km²" if area >= 100 else f"{area:.3g} km²"
 
 
 def _stack_sources(ax: Axes, sources: dict[str, dict[str, float]]) -> None:
@@ -130,7 +126,7 @@ def _headline(comparison: Comparison) -> str:
     share = comparison.summary["disagreement"]["share"]
     if share is None:
         return "No pixel is labelled by both"
-    area = _km2(comparison.summary["disagreement"]["area_km2"])
+    area = area_text(comparison.summary["disagreement"]["area_km2"])
     return f"{share:.2%} of the pixels labelled by both differ ({area})"
 
 

@@ -14,7 +14,7 @@ from pipeline.config import RecipeConfig
 from pipeline.errors import DataError
 from pipeline.files import sha256_file, write_json
 from pipeline.grid import Grid, Shard, web_mercator_grid
-from pipeline.labels.statistics import pixel_area_m2, summarize_labels
+from pipeline.labels.statistics import area_text, pixel_area_m2, summarize_labels
 from pipeline.report.label_pictures import distribution_picture
 
 GRID = web_mercator_grid((8.0, 50.0, 8.004, 50.002), 17, 256)
@@ -138,6 +138,14 @@ def test_areas_in_other_coordinate_systems(crs, left, top, res, area):
     grid = Grid(crs, left, top, res, res, 1000, 1000, 1.0, 1.0, 1000)
     expected = zone_m2(50.0, 51.0, 1.0) / 1000**2 if area is None else area
     assert pixel_area_m2(grid, Shard("all", 0, 0, 1000, 1000)) == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("km2", "text"),
+    [(0.0, "0 km²"), (3.22e-05, "32 m²"), (0.372, "0.372 km²"), (2.03, "2.03 km²"), (2184.4, "2,184 km²")],
+)
+def test_areas_for_people(km2, text):
+    assert area_text(km2) == text
 
 
 def edit(folder, change):
