@@ -27,6 +27,7 @@ from pipeline.sources._base import BlankTiles, Layout, Tile, TiledSource
 
 BANDS = 3
 DAY_S = 86_400.0
+REPEATED = 5  # times that an image comes in one shard before the summary names it
 
 
 def download_tiles(
@@ -65,8 +66,8 @@ def download_tiles(
         done = _fetch(label, source, url, layout, list(places), store, cache.parent, log)
         entries = store.entries()
         missing = _missing(places, entries, store, source.blank, layout.tile_px)
-        _report(label, done, missing, [entries[tile] for tile in places], log)
-        if len(missing) > source.max_missing * len(places):
+        _report(label, done, missing, {tile: entries[tile] for tile in places}, log)
+        if len(missing) / len(places) > source.max_missing:
             raise DownloadError(_too_many(label, name, missing, len(places), url.public, path, source.max_missing))
         tiles = [tile for tile in places if tile not in missing]
         strips = _strips(shard, layout, {tile: places[tile] for tile in tiles}, store.body)
@@ -172,24 +173,35 @@ def _files_of(folder: Path, addresses: list[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _report(label: str, done: Fetched, missing: Mapping[Tile, str], entries: list[Entry], log: Log) -> None:
+def _report(label: str, done: Fetched, missing: Mapping[Tile, str], entries: Mapping[Tile, Entry], log: Log) -> None:
     """The download in one line."""
     asked = done.fetched + done.renewed
     text = f"{label}: {done.requested} tiles, {done.cached} from the cache, {asked} asked for"
     if asked:
         text += f" ({done.received_bytes / 1e6:.1f} MB, {asked / max(done.seconds, 1e-6):.0f} tiles/s)"
     text += f", {len(missing)} missing" + (f" ({_counts(Counter(missing.values()))})" if missing else "")
-    transparent = sum(entry.colour == TRANSPARENT for entry in entries)
-    if transparent:
-        text += f", {transparent} transparent all over"
+    for suspect in _suspects([entry for tile, entry in entries.items() if tile not in missing]):
+        text += f", {suspect}"
     if done.renewed:
         text += f", {done.renewed} unchanged since they were fetched"
     if done.kept:
         text += f"; {done.kept.total()} old ones kept, since asking again failed ({_counts(done.kept)})"
     if done.retries:
         text += f"; {done.retries.total()} retries ({_counts(done.retries)})"
-    first, last = min(entry.fetched for entry in entries)[:10], max(entry.fetched for entry in entries)[:10]
+    days = sorted(entry.fetched[:10] for entry in entries.values())
+    first, last = days[0], days[-1]
     log(text + f"; fetched {first}" + (f" to {last}" if last != first else ""))
+
+
+def _suspects(entries: list[Entry]) -> list[str]:
+    """What looks like "no imagery" among tiles that count as imagery; that it is, only `blank` in the config says."""
+    transparent = sum(entry.colour == TRANSPARENT for entry in entries)
+    colours = Counter(f"#{entry.colour}" for entry in entries if entry.colour not in (None, "", TRANSPARENT))
+    bodies = Counter(entry.sha256 for entry in entries if entry.colour == "")
+    body, times = max(bodies.items(), key=lambda item: item[1], default=("", 0))
+    found = [f"{transparent} transparent all over"] if transparent else []
+    found += [f"{colours.total()} of one colour ({_counts(colours)})"] if colours else []
+    return found + ([f"{times} the same image (sha256 {body})"] if times >= REPEATED else [])
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import re
-import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -190,42 +188,6 @@ def test_two_shards_joined_equal_one(full, tmp_path, log, tiles):
         for row, col, height, width in [(0, 0, grid.height, grid.width), (500, 490, 30, 40), (511, 0, 1, 1462)]:
             pixels, valid = mosaic.read(row, col, height, width)
             assert np.array_equal(pixels, whole[:, row : row + height, col : col + width]) and valid.all()
-
-
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_tiles import download
-from pipeline.command import Log
-download(Path(sys.argv[1]), sys.argv[2], Log(), connections=2, timeout_s=30)
-"""
-
-
-def test_a_killed_download_goes_on_without_asking_twice(full, tmp_path, log, tiles):
-    full.delay_s = 0.12
-    here = os.path.dirname(__file__)  # noqa: PTH120
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), full.url(), here], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 20
-    while len(full.asked) < 22 and time.monotonic() < end:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait(10) == -signal.SIGKILL and not (tmp_path / "r00c00.tif").exists()
-    time.sleep(0.3)  # requests under way at the server
-    (path,) = (tmp_path / "cache" / "tiles" / "oam").glob("*/r00c00.sqlite")
-    with sqlite3.connect(path) as db:
-        kept = set(db.execute("SELECT z, x, y FROM tiles"))
-    assert 5 < len(kept) < 30
-    full.asked.clear()
-    full.delay_s = 0
-    _, out = download(tmp_path, full.url(), log)
-    assert Counter(full.asked) == dict.fromkeys(set(full.tiles) - kept, 1)
-    with rasterio.open(out) as raster:
-        assert np.array_equal(raster.read(), expected(tiles))
-    log.lines.clear()
-    again, _ = download(tmp_path, full.url(), log)
-    assert len(full.asked) == 30 - len(kept) and "30 from the cache, 0 asked for" in log.lines[-1]
-    assert again["sha256"] == download(tmp_path / "fresh", full.url(), log)[0]["sha256"]
 
 
 SHARD_CHILD = """
@@ -456,6 +418,21 @@ def test_a_tile_transparent_all_over_is_named_but_not_missing(full, tmp_path, lo
     assert [row["reason"] for row in rows(out) if row["reason"]] == ["transparent"]
     with rasterio.open(out) as raster:
         assert (raster.dataset_mask() == 0).sum() == 256 * 256
+
+
+def test_the_summary_names_what_looks_blank(full, tmp_path, log, tiles):
+    sorry, grey = tiles["encode"](tiles["noise"]((7, 7, 7))), tiles["encode"](GREY)
+    for x in range(5):
+        full.tiles[ZOOM, X0 + x, Y0] = sorry
+    for x in range(2):
+        full.tiles[ZOOM, X0 + x, Y0 + 1] = grey
+    result, _ = download(tmp_path, full.url(), log)
+    assert result["tiles"]["missing"] == 0
+    assert "2 of one colour (2 × #eeeeee)" in log.lines[-1]
+    assert f"5 the same image (sha256 {hashlib.sha256(sorry).hexdigest()})" in log.lines[-1]
+    blank = {"sha256": [hashlib.sha256(sorry).hexdigest()], "colours": [[238] * 3]}
+    download(tmp_path, full.url(), log, blank=blank, max_missing=0.3)
+    assert "one colour (2" not in log.lines[-1] and "same image" not in log.lines[-1]
 
 
 @pytest.mark.parametrize("px", [512, 1024])
