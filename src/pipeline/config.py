@@ -31,14 +31,14 @@ from pipeline.schema import (
     LineLayer,
     OsmConfig,
     PolygonLayer,
-    RasterSource,
     RecipeConfig,
     RegionConfig,
-    Section,
     SplitConfig,
 )
+from pipeline.section import Section
 from pipeline.sources._base import TiledSource
 from pipeline.sources._kinds import kinds
+from pipeline.sources.raster import Source as RasterSource
 from pipeline.sources.xyz import Source as XyzSource
 from pipeline.study_schema import MainConfig, StudyConfig, StudyData, StudyTrain
 
