@@ -52,13 +52,7 @@ def download_tiles(
     label = f"{name}, shard {shard.name}"
     with ExitStack() as stack:
         host = stack.enter_context(serve_tiles(source.serve)) if source.serve is not None else ""
-        url = TileUrl(
-            source.url,
-            host,
-            address=lambda tile: source.address(tile, layout, grid),
-            example=next(iter(places)),
-            headers=source.headers,
-        )
+        url = _url(source, layout, grid, host, next(iter(places)))
         template = source.url if source.serve is None else f"{source.url} from {source.serve}"
         files = "" if source.serve is None else _files_of(source.serve, [url.of(tile) for tile in places])
         path = cache_path(cache, name, template, shard.name, layout.key)
@@ -92,6 +86,13 @@ def download_tiles(
         "sha256": written.sha256,
     }
     return manifest, [_row(tile, entries[tile], missing.get(tile, "")) for tile in places]
+
+
+def _url(source: TiledSource, layout: Layout, grid: Grid, host: str, example: Tile) -> TileUrl:
+    def address(tile: Tile) -> str:
+        return source.address(tile, layout, grid)
+
+    return TileUrl(source.url, host, address=address, example=example, headers=source.headers)
 
 
 def _fetch(
