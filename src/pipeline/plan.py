@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.acquire.keys import public
 from pipeline.config import ChipConfig, RegionConfig, check_recipe
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.extent import grid_of
@@ -202,7 +203,7 @@ def _landcover(name: str, entry: Any, grid: Grid) -> dict[str, Any]:
     urls = [url] if isinstance(url, str) else list(url or [])
     return {
         "kind": entry.kind,
-        "from": str(path) if path else ", ".join(urls),
+        "from": str(path) if path else public(", ".join(urls)),
         "attribution": entry.attribution,
         "terms": entry.terms,
         "off": _missing_keys(f"land cover {name!r}", urls),
@@ -214,7 +215,8 @@ def _landcover(name: str, entry: Any, grid: Grid) -> dict[str, Any]:
 def _extract(extract: Any, place: Path) -> dict[str, Any]:
     path = extract.path or place / "osm" / extract.file_name
     return {
-        "from": str(extract.path or extract.url),
+        "name": extract.file_name,
+        "from": str(extract.path or public(str(extract.url))),
         "local": extract.path is not None,
         "off": _missing_keys(f"the extract {extract.file_name}", [extract.url or ""]),
         "bytes": _size(path),
@@ -256,5 +258,5 @@ def _unknown(plan: Mapping[str, Any]) -> list[str]:
         for name, entry in plan["landcover"].items()
         if entry["bytes"] is None
     ]
-    missing = [entry["from"].rpartition("/")[2] for entry in plan["osm"] if entry["bytes"] is None]
+    missing = [entry["name"] for entry in plan["osm"] if entry["bytes"] is None]
     return [*lines, *(f"OSM extract {name}: not downloaded yet, its server knows its size" for name in missing)]

@@ -177,6 +177,10 @@ def test_files_read_by_window_are_unknown_and_local_ones_cost_nothing(tmp_path: 
     assert (own["requests"], own["bytes"], own["hours"]) == (0, 0, 0)
     three = plan_of(region())["imagery"]["tiles"]["raster_bytes"]
     assert own["raster_bytes"] == pytest.approx(three * 4 / 3, abs=1)
+    plan = plan_of(region(imagery={"far": {"kind": "cog", "url": "https://example.org/ortho.tif"}}))
+    far = plan["imagery"]["far"]
+    assert (far["requests"], far["bytes"], far["hours"]) == (None, None, None) and far["raster_bytes"] == three
+    assert any("imagery far" in line for line in plan["unknown"]) and "| far | cog | – | unknown |" in page(plan)
     url = "https://example.org/cover_{tile3}.tif"
     plan = plan_of(region(landcover={"cover": {"url": url, "classes": {1: "forest"}}}))
     assert plan["landcover"]["cover"]["bytes"] is None
@@ -184,7 +188,7 @@ def test_files_read_by_window_are_unknown_and_local_ones_cost_nothing(tmp_path: 
 
 
 def test_an_extract_that_is_here_has_a_size(tmp_path: Path) -> None:
-    urls = [f"https://example.org/{name}.osm.pbf" for name in ("one", "two")]
+    urls = [f"https://me:secret@example.org/{name}.osm.pbf?key=secret" for name in ("one", "two")]
     config = region(osm=[{"url": url, "checksum_url": f"{url}.md5"} for url in urls])
     (tmp_path / "osm").mkdir()
     (tmp_path / "osm" / "one.osm.pbf").write_bytes(b"x" * 5000)
@@ -192,7 +196,8 @@ def test_an_extract_that_is_here_has_a_size(tmp_path: Path) -> None:
     assert grid is not None
     plan = plan_region("here", config, grid, [], tmp_path, free=10**12)
     assert [entry["bytes"] for entry in plan["osm"]] == [5000, None]
-    assert plan["disk"]["osm"] == 5000 and any("two.osm.pbf" in line for line in plan["unknown"])
+    assert plan["disk"]["osm"] == 5000 and any("two.osm.pbf: " in line for line in plan["unknown"])
+    assert "secret" not in page(plan) + json.dumps(plan)
 
 
 @pytest.mark.parametrize("chips", [{}, {"margin_px": 100}, {"drop_outer": True}, {"px": 500, "drop_outer": True}])
