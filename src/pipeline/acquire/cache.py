@@ -203,7 +203,7 @@ def _failed(path: Path, error: sqlite3.Error) -> DownloadError:
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return DownloadError(
             f"{path}: the tile cache cannot be written ({error}): is the disk full? make room and run again; what was "
-            "fetched is kept"
+            "stored is kept"
         )
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return DownloadError(
