@@ -101,13 +101,15 @@ class Stack:
 
     def reaches(self, grid: Grid) -> bool:
         """Whether all files overlap `grid`."""
-        return all(reaches(found.raster, name, grid) for name, found in zip(self.names, self._files, strict=True))
+        return not self.outside(grid)
 
-    def extent(self) -> str:
-        """What the first file is called and covers."""
-        raster = self._files[0].raster
-        bounds = [round(side, 6) for side in raster.bounds]
-        return f"{self.names[0]}, which covers {bounds} in {raster.crs.to_string()[:60]},"
+    def outside(self, grid: Grid) -> str:
+        """The first file that does not overlap `grid`, and what it covers; "" when all do."""
+        for name, found in zip(self.names, self._files, strict=True):
+            if not reaches(found.raster, name, grid):
+                bounds = [round(side, 6) for side in found.raster.bounds]
+                return f"{name}, which covers {bounds} in {found.raster.crs.to_string()[:60]},"
+        return ""
 
     def read(self, row_px: int, col_px: int, height: int, width: int) -> tuple[Pixels, Valid]:
         """A window of the grid: pixels [bands, height, width] and valid, where all files are."""

@@ -207,9 +207,10 @@ class _Mosaic:
         outside = ""
         for file in files:
             stack = self._stack(file)
-            if stack is not None and stack.reaches(self.job.grid):
+            found = "" if stack is None else stack.outside(self.job.grid)
+            if stack is not None and not found:
                 return
-            outside = outside or (stack.extent() if stack is not None else "")
+            outside = outside or found
         others = f" (and {len(files) - 1} more files)" if len(files) > 1 else ""
         raise DataError(
             f"imagery {self.job.name!r}: {outside}{others} lies outside the region; check the region's bbox"

@@ -15,7 +15,7 @@ from pipeline.acquire.imagery import download_imagery
 from pipeline.acquire.raster import raster_grid
 from pipeline.acquire.shards import Mosaic
 from pipeline.config import RasterSource
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PipelineError
 from pipeline.grid import Grid, mercator_gsd_m, web_mercator_grid
 from tests.support.rasters import NORTH, RES, UTM, WEST, noise, write
 
@@ -362,3 +362,134 @@ def test_memory_stays_at_a_strip(tmp_path):
         pass
     result = subprocess.run([sys.executable, "-c", FLAT, str(path)], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 150_000  # KiB: 64 MiB of GDAL's block cache, strips of 4.6 MB and their copies
+
+
+# --- stacks ------------------------------------------------------------------------------------------------------
+
+
+def stack_of(folder, paths, log, grid, bands=None):
+    out = folder / "stack.out.tif"
+    source = RasterSource(kind="raster", path=paths, bands=bands)
+    shard = grid.shards()[0]
+    manifest = download_imagery("x", source, grid, shard, folder / "c", out, folder / "m.json", zoom=None, log=log)
+    with rasterio.open(out) as raster:
+        return manifest, raster.read(), raster.read_masks(1)
+
+
+def test_a_height_model_is_stacked_onto_an_orthophoto(tmp_path, log):
+    """Four bands of 8 bits and one of 32-bit floats on a coarser grid: five bands of float32."""
+    photo, heights = noise(4, 80, 100), noise(1, 50, 60, "float32") + np.float32(0.25)
+    photo[:, :10], heights[:, :, -12:] = 0, -9999
+    first = write(tmp_path / "rgbn.tif", photo, nodata=0)
+    wide = Affine(2 * RES, 0, WEST, 0, -2 * RES, NORTH)
+    second = write(tmp_path / "dsm.tif", heights, transform=wide, nodata=-9999)
+    grid = raster_grid(first, None, 256)
+    manifest, found, mask = stack_of(tmp_path, [first, second], log, grid)
+    assert (manifest["bands"], manifest["dtype"], manifest["resampled"]) == (5, "float32", True)
+    edge = np.zeros((80, 100), bool)
+    edge[:, 94:98] = True  # half a coarse pixel around the last one with a height
+    assert np.array_equal((mask > 0)[~edge], ((np.arange(80) >= 10)[:, None] & (np.arange(100) < 96))[~edge])
+    assert np.array_equal(found[:4], photo.astype(np.float32) * (mask > 0))
+    inner = found[4][20:60, 20:80]  # bilinear between pixel centres: a quarter of the neighbour on each axis
+    rows, cols = np.arange(20, 60), np.arange(20, 80)
+    near_row, near_col = rows // 2, cols // 2
+    far_row, far_col = near_row + np.where(rows % 2, 1, -1), near_col + np.where(cols % 2, 1, -1)
+    z = heights[0].astype(float)
+    want = (
+        9 * z[np.ix_(near_row, near_col)] + 3 * z[np.ix_(near_row, far_col)] + 3 * z[np.ix_(far_row, near_col)]
+        + z[np.ix_(far_row, far_col)]
+    ) / 16  # fmt: skip
+    assert np.abs(inner - want).max() < 1e-3
+    rows = (tmp_path / "m_tiles.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(second), str(first)]
+    assert np.array_equal(stack_of(tmp_path, [first, second], log, grid, bands=[5, 1])[1], found[[4, 0]])
+    with pytest.raises(DataError, match=r"bands: 6 does not exist; \S+rgbn\.tif, \S+dsm\.tif has 1 to 5"):
+        stack_of(tmp_path, [first, second], log, grid, bands=[6])
+
+
+DTYPE_PAIRS = [("uint8", "uint16", "uint16"), ("uint16", "int16", "int32"), ("int8", "uint8", "int16")]
+
+
+@pytest.mark.parametrize(("first", "second", "both"), DTYPE_PAIRS)
+def test_a_stack_has_a_dtype_that_holds_all_bands(tmp_path, log, first, second, both):
+    low, high = noise(1, 20, 20, "uint8") // 2, noise(2, 20, 20, "uint8")
+    paths = [write(tmp_path / "a.tif", low.astype(first)), write(tmp_path / "b.tif", high.astype(second))]
+    manifest, found, _ = stack_of(tmp_path, paths, log, raster_grid(paths[0], None, 256))
+    assert manifest["dtype"] == both and np.array_equal(found, np.concatenate([low, high]).astype(both))
+
+
+def test_a_stack_whose_files_lie_apart_is_one_line(tmp_path, log):
+    one = write(tmp_path / "a.tif", noise(1, 20, 20))
+    two = write(tmp_path / "b.tif", noise(1, 20, 20), transform=Affine(RES, 0, WEST + 9000, 0, -RES, NORTH))
+    with pytest.raises(DataError, match=r"b\.tif, which covers .* lies outside the region"):
+        stack_of(tmp_path, [one, two], log, raster_grid(one, None, 256))
+
+
+# --- around the world --------------------------------------------------------------------------------------------
+
+
+def smooth(lon, lat):
+    """A brightness that is a function of the place on Earth."""
+    return 50 * np.cos(np.radians(lon)) + 30 * np.sin(np.radians(lon)) + 50 * np.sin(np.radians(lat)) + 100
+
+
+def painted(path, crs, left, top, res, width=800, height=800):
+    """A raster whose pixels are `smooth` of where they lie."""
+    x, y = np.meshgrid(left + res * (np.arange(width) + 0.5), top - res * (np.arange(height) + 0.5))
+    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    pixels = smooth(*to_degrees.transform(x, y))[None].astype(np.float32)
+    return write(path, pixels, crs, Affine(res, 0, left, 0, -res, top))
+
+
+HALF = 20037508.342789244
+AROUND = {  # coordinate system, left, top, resolution, width, height: all about 180 degrees at 18 degrees north
+    "world": ("EPSG:4326", -180, 90, 0.1, 3600, 1800),
+    "utm 60": ("EPSG:32660", 700_000, 2e6, 200, 800, 800),
+    "past 180": ("EPSG:4326", 179.2, 18.1, 0.002, 800, 800),
+    "before -180": ("EPSG:4326", -180.8, 18.1, 0.002, 800, 800),
+    "past the world's edge": ("EPSG:3857", HALF - 80_000, 2.05e6, 200, 800, 800),
+}
+GRIDS = {
+    "x/y/z": ("EPSG:3857", HALF - 20_000, 2.0e6, 100),
+    "x/y/z, west": ("EPSG:3857", -HALF - 20_000, 2.0e6, 100),
+    "degrees": ("EPSG:4326", 179.9, 17.7, 0.001),
+    "utm": ("EPSG:32601", 180_000, 1.95e6, 100),
+}
+
+
+@pytest.mark.parametrize("source", AROUND)
+@pytest.mark.parametrize("target", GRIDS)
+def test_pixels_are_right_on_both_sides_of_180_degrees(tmp_path, log, source, target):
+    path = painted(tmp_path / "a.tif", *AROUND[source])
+    crs, left, top, res = GRIDS[target]
+    grid = Grid(crs, left, top, res, res, 300, 300, 1.0, 1.0, 512)
+    manifest, found, mask, _ = cut(tmp_path, path, log, grid)
+    x, y = np.meshgrid(left + res * (np.arange(300) + 0.5), top - res * (np.arange(300) + 0.5))
+    lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    if target != "utm":
+        assert (lon % 360 > 180).any() and (lon % 360 < 180).any()
+    assert (mask == 255).all() and manifest["share_missing"] == 0
+    # A degree is up to 0.6 units. At its own edge the world's raster has no neighbour: half a pixel of it is flat.
+    assert np.abs(found[0] - smooth(lon, lat)).max() < (0.03 if source == "world" else 0.001)
+
+
+def test_a_box_across_180_degrees_crops_a_raster(tmp_path):
+    path = painted(tmp_path / "a.tif", *AROUND["past 180"])
+    grid = raster_grid(path, (179.9, 17.0, -179.9, 17.5), 256)
+    assert (grid.left, grid.width, grid.top) == (pytest.approx(179.9), 100, pytest.approx(17.5))
+    utm = painted(tmp_path / "b.tif", *AROUND["utm 60"])
+    grid = raster_grid(utm, (179.5, 17.0, -179.95, 17.5), 256)
+    to_utm = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32660", always_xy=True)
+    west, east = to_utm.transform(179.5, 17.2)[0], to_utm.transform(180.05, 17.2)[0]
+    assert abs(grid.left - west) < 2000 and abs(grid.left + grid.width * 200 - east) < 2000
+
+
+def test_an_absurd_raster_is_one_line(tmp_path):
+    path = tmp_path / "huge.vrt"
+    path.write_text(
+        '<VRTDataset rasterXSize="2000000000" rasterYSize="2000000000"><SRS>EPSG:4326</SRS>'
+        "<GeoTransform>0, 1e-9, 0, 1, 0, -1e-9</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    with pytest.raises(PipelineError, match="the grid would have 2,000,000,000 x 2,000,000,000"):
+        raster_grid(path, None, 8192)
