@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Bbox = tuple[float, float, float, float]
 STEPS = 256  # points per edge of the box: what bulges between two of them is far below a pixel
+MAX_INDEX = 2.0**53  # pixels from the origin that a float still counts one by one
 
 
 def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
@@ -24,10 +25,14 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
 
     Raises:
         ConfigError: no such coordinate system, one that has not two axes or counts westwards, a box outside of it, or
-            one that it tears apart.
+            one that it tears apart, a resolution far too fine.
     """
     system = _system(crs)
     xs, ys = _outline(bbox, system, crs)
+    if max(map(abs, (*xs, *ys))) / resolution > MAX_INDEX:
+        raise ConfigError(
+            f"grid.resolution: {resolution:g} is too fine to be meant; write units of {crs[:60]} per pixel"
+        )
     col0, col1 = math.floor(min(xs) / resolution + 0.01), math.ceil(max(xs) / resolution - 0.01)
     row0, row1 = math.floor(-max(ys) / resolution + 0.01), math.ceil(-min(ys) / resolution - 0.01)
     centre = (col0 + col1) / 2 * resolution, -(row0 + row1) / 2 * resolution
@@ -106,7 +111,7 @@ def _outline(bbox: Bbox, system: CRS, text: str) -> tuple[list[float], list[floa
     if period is not None:
         for index in range(1, len(xs)):
             xs[index] -= period * round((xs[index] - xs[index - 1]) / period)
-        shift = period * math.floor((min(xs) + period / 2) / period)
+        shift = period * math.floor((min(xs) + period / 2) / period + 1e-9)
         xs = [x - shift for x in xs]
     steps = [math.dist((xs[i - 1], ys[i - 1]), (xs[i], ys[i])) for i in range(len(xs))]
     if max(steps) > 0.25 * sum(steps):

@@ -20,9 +20,7 @@ PARTS = {
 def page(plan: Mapping[str, Any]) -> str:
     """`plan` (see `pipeline.plan.plan_region`) for people."""
     grid = plan["grid"]
-    box = (
-        f", box {', '.join(f'{value:g}' for value in plan['bbox'])} (west, south, east, north)" if plan["bbox"] else ""
-    )
+    box = f", box {', '.join(map(str, plan['bbox']))} (west, south, east, north)" if plan["bbox"] else ""
     head = [
         f"# Plan of {plan['title'] or plan['region']}",
         f"{grid['width']:,} × {grid['height']:,} px = {_pixels(grid['pixels'])} of {grid['gsd_m']:.3g} m, "

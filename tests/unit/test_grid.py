@@ -199,3 +199,14 @@ def test_a_box_that_begins_or_ends_at_180_degrees_lies_within_the_world() -> Non
 def test_a_crs_of_the_antimeridian_needs_no_wrap() -> None:
     grid = grid_of((179.9, -17.1, -179.9, -16.9), None, "EPSG:3832", 10.0, 4096)  # Pacific Mercator, middle 150° east
     assert grid.width == pytest.approx(0.2 / 360 * 40075016.7 / 10, abs=2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326", "EPSG:4269"])
+def test_a_grid_that_begins_at_the_worlds_edge_lies_at_its_left(crs: str) -> None:
+    resolution = 10.0 if crs == "EPSG:3857" else 1e-4
+    ends = [
+        grid_of(box, None, crs, resolution, 4096) for box in ((-180.0, 60.0, -179.9, 60.1), (180.0, 60.0, -179.9, 60.1))
+    ]
+    world = 40075016.68557849 if crs == "EPSG:3857" else 360.0
+    for grid in ends:
+        assert grid.left == pytest.approx(-world / 2, abs=1.01 * resolution) and grid.bounds[2] < -0.49 * world

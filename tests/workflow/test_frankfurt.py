@@ -63,3 +63,19 @@ def test_the_study_resolves_to_four_runs_and_a_report(unbuilt: Project) -> None:
     assert (counted["train"], counted["evaluate"], counted["split_region"]) == (4, 4, 2)
     assert {job.wildcards["recipe"] for job in jobs if job.rule == "rasterize_labels"} == {"bing_old"}
     assert {job.wildcards.get("region", "frankfurt") for job in jobs} == {"frankfurt"}
+
+
+def test_the_small_open_regions_are_complete(unbuilt: Project) -> None:
+    """From address to split: all jobs are there, and the plan says that nothing is off."""
+    regions = {"edersee": 4, "calvi": 1}  # region → shards
+    jobs = Counter(
+        (job.rule, job.wildcards["region"])
+        for job in unbuilt.jobs(*(f"data/{region}/splits/blocks.parquet" for region in regions))
+    )
+    once = ("define_grid", "download_extract", "extract_osm", "warp_landcover", "split_region")
+    for region, shards in regions.items():
+        found = {rule: count for (rule, name), count in jobs.items() if name == region}
+        wanted = dict.fromkeys(once, 1) | dict.fromkeys(("download_imagery", "rasterize_labels"), shards)
+        assert found == wanted | {"cut_chips": 2}
+    done = unbuilt.snakemake("--cores", "2", *(f"data/{region}/plan.md" for region in regions))
+    assert "warning" not in done.text and "is off" not in done.text
