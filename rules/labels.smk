@@ -20,10 +20,13 @@ rule rasterize_labels:
         "../envs/pipeline.yaml"
     params:
         recipe=recipe_json,
+    threads: 1
+    resources:
+        mem_mb=1500,
     shell:
         "python {ROOT:q}/scripts/rasterize_labels.py --region {wildcards.region:q} --recipe {wildcards.recipe:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.classes:q} --source {output.source:q} "
-        "--stats {output.stats:q} --log {log:q}"
+        "--stats {output.stats:q} --threads {threads} --log {log:q}"
 
 
 rule summarize_labels:

@@ -26,6 +26,7 @@ def main(options: argparse.Namespace, log: Log) -> None:
         options.source,
         options.stats,
         log=log,
+        threads=options.threads,
     )
 
 
@@ -35,6 +36,7 @@ if __name__ == "__main__":
         parser.add_argument(name, required=True)
     for name in ("--grid", "--out", "--source", "--stats"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     run(lambda log: main(options, log), options.log)

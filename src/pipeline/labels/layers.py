@@ -17,7 +17,7 @@ from pipeline.errors import DataError
 from pipeline.grid import Grid, Shard
 from pipeline.labels import scanline
 from pipeline.labels.geometry import dense_areas, ground_buffers
-from pipeline.labels.projection import Projection, projection_of, reading_boxes, shard_bounds_deg, unwrap
+from pipeline.labels.projection import Projection, is_torn, projection_of, reading_boxes, shard_bounds_deg, unwrap
 from pipeline.labels.widths import (
     IN_TUNNEL,
     MAX_WIDTH_M,
@@ -36,6 +36,7 @@ VectorLayer = LineLayer | PolygonLayer
 LINE_COLUMNS = ["width", "lanes", "tracktype", "tunnel", "area"]
 HIDDEN_AREAS = ("road_areas", "water")  # their areas in a tunnel or culvert are not visible; a roof over a passage is
 SHRUNK = "smaller than its buffer"
+TORN = "drawn across the antimeridian in one piece"
 LOST = "outside of the grid's coordinate system"
 SLACK_M = 20.0  # more than a box in degrees and a buffer can be off
 
@@ -64,7 +65,9 @@ class LayerReader:
         seen_from = scanline.coarse_window(window, factor) if factor > 1 else window
         frame = self._read(layer, window, factor)
         reasons, distances = _wanted(frame, layer)
-        shapes = unwrap(frame.geometry.to_numpy(dtype=object), self._projection.centre_lon)
+        shapes = frame.geometry.to_numpy(dtype=object)
+        reasons[is_torn(shapes) & (reasons == PAINTED)] = TORN
+        shapes = unwrap(shapes, self._projection.centre_lon)
         chosen = reasons == PAINTED
         wide = self._widened(shapes[chosen], distances[chosen], layer)
         edges, reaching, lost = scanline.polygon_edges(wide, lambda points: self._pixels(points, factor), seen_from)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from pyproj import CRS, Transformer
-from shapely.geometry.base import BaseGeometry
 
 from pipeline.grid import MERCATOR_HALF_M, Grid, Shard
 
@@ -86,39 +84,38 @@ def _to_degrees(crs: str) -> Transformer:
 def unwrap(shapes: Shapes, centre_lon: float) -> Shapes:
     """Move shapes (object [n], degrees) by whole turns to where they lie nearest to `centre_lon`.
 
-    A step of more than half a turn between two vertices is one across the antimeridian, and lines, rings and parts of
-    multipolygons are moved each by itself: a shape drawn across the antimeridian or cut in two there becomes one.
+    Parts of a multipolygon that lie more than half a turn apart are moved each by itself, so that an area which was cut
+    in two at the antimeridian, as OSM does, comes together.
     """
     if not len(shapes):
         return shapes
     west, _, east, _ = shapely.bounds(shapes).T
     turns = np.round((centre_lon - (west + east) / 2) / TURN_DEG)
+    wide = np.flatnonzero((east - west > TURN_DEG / 2) & (shapely.get_num_geometries(shapes) > 1))
+    turns[wide] = 0
     moved = shapes
     if (far := np.flatnonzero(turns)).size:
         moved = moved.copy()
         steps = np.repeat(turns[far] * TURN_DEG, shapely.get_num_coordinates(shapes[far]))
         moved[far] = shapely.transform(shapes[far], lambda points: points + np.column_stack([steps, 0 * steps]))
-    if (torn := np.flatnonzero(east - west > TURN_DEG / 2)).size:
+    for row in wide:
         moved = moved.copy() if moved is shapes else moved
-        for row in torn:
-            moved[row] = _mended(shapes[row], centre_lon)
+        moved[row] = shapely.multipolygons(unwrap(shapely.get_parts(shapes[row]), centre_lon))
     return moved
 
 
-def _mended(shape: Any, centre_lon: float) -> BaseGeometry:
-    if hasattr(shape, "geoms"):
-        return type(shape)([_mended(part, centre_lon) for part in shape.geoms])
-    if shape.geom_type == "Polygon":
-        rings = [_near(ring, centre_lon) for ring in (shape.exterior, *shape.interiors)]
-        return shapely.Polygon(rings[0], rings[1:])
-    return shapely.LineString(_near(shape, centre_lon))
+def is_torn(shapes: Shapes) -> npt.NDArray[np.bool_]:
+    """Which shapes (object [n], degrees) have an edge longer than half a turn, bool [n].
 
-
-def _near(line: Any, centre_lon: float) -> Floats:
-    points: Floats = shapely.get_coordinates(line)
-    lon = np.unwrap(points[:, 0], period=TURN_DEG)
-    lon += np.round((centre_lon - (lon.min() + lon.max()) / 2) / TURN_DEG) * TURN_DEG
-    return np.column_stack([lon, points[:, 1]])
+    It stands for a short one across the antimeridian, where OSM cuts what crosses it. As it is drawn it lies elsewhere.
+    """
+    torn = np.zeros(len(shapes), dtype=bool)
+    west, _, east, _ = shapely.bounds(shapes).T if len(shapes) else np.zeros((4, 0))
+    for row in np.flatnonzero(east - west > TURN_DEG / 2):
+        parts = shapely.get_parts(shapes[row])
+        lines = shapely.get_rings(parts) if parts[0].geom_type == "Polygon" else parts
+        torn[row] = any((np.abs(np.diff(shapely.get_coordinates(line)[:, 0])) > TURN_DEG / 2).any() for line in lines)
+    return torn
 
 
 def shard_bounds_deg(grid: Grid, shard: Shard) -> BBox:

@@ -51,11 +51,11 @@ def write_layers(tmp_path):
 def paint(tmp_path, scheme):
     """Rasterise one shard; return (classes, sources, stats, source tags)."""
 
-    def run(recipe, grid, shard, gpkg, landcover=None, name="labels"):
+    def run(recipe, grid, shard, gpkg, landcover=None, name="labels", threads=1):
         out, source, stats = (tmp_path / f"{name}{end}" for end in (".tif", "_source.tif", ".json"))
         recipe = RecipeConfig.model_validate(recipe)
         found = rasterize_labels(
-            recipe, scheme, grid, shard, gpkg, landcover or {}, out, source, stats, log=lambda _: None
+            recipe, scheme, grid, shard, gpkg, landcover or {}, out, source, stats, log=print, threads=threads
         )
         assert json.loads(stats.read_text()) == found
         with rasterio.open(out) as labels, rasterio.open(source) as sources:

@@ -10,7 +10,7 @@ import shapely
 from pyproj import Geod, Transformer
 
 from pipeline.grid import MERCATOR_HALF_M, Grid, web_mercator_grid
-from pipeline.labels.projection import projection_of, reading_boxes, shard_bounds_deg, unwrap
+from pipeline.labels.projection import is_torn, projection_of, reading_boxes, shard_bounds_deg, unwrap
 
 GEOD = Geod(ellps="WGS84")
 SLACK_DEG = 1e-5  # a metre; the labels read more
@@ -109,7 +109,6 @@ def test_shapes_are_moved_to_where_the_grid_is():
         [
             shapely.LineString([(179.5, 1), (180, 1)]),
             shapely.LineString([(-180, 1), (-179.5, 1)]),
-            shapely.LineString([(179.9, 2), (-179.9, 3)]),
             shapely.box(-179.9, 0, -179.8, 1),
         ],
         dtype=object,
@@ -118,13 +117,11 @@ def test_shapes_are_moved_to_where_the_grid_is():
     assert [shape.bounds for shape in moved] == [
         (179.5, 1, 180, 1),
         (180, 1, 180.5, 1),
-        pytest.approx((179.9, 2, 180.1, 3)),
         pytest.approx((180.1, 0, 180.2, 1)),
     ]
     back = unwrap(shapes, -179.9)
     assert back[0].bounds == (-180.5, 1, -180, 1)
-    assert back[1] is shapes[1] and back[3].equals(shapes[3])
-    assert back[2].bounds == pytest.approx((-180.1, 2, -179.9, 3))
+    assert back[1] is shapes[1] and back[2] is shapes[2]
 
 
 def test_areas_cut_in_two_at_the_antimeridian_come_together():
@@ -140,9 +137,19 @@ def test_areas_cut_in_two_at_the_antimeridian_come_together():
     (moved,) = unwrap(np.array([lagoon], dtype=object), 179.9)
     assert moved.bounds == pytest.approx((179.8, 0, 180.5, 1))
     assert moved.area == pytest.approx(lagoon.area)
-    drawn_across = shapely.Polygon([(179.8, 0), (-179.5, 0), (-179.5, 1), (179.8, 1)])
-    (joined,) = unwrap(np.array([drawn_across], dtype=object), 179.9)
-    assert joined.area == pytest.approx(0.7)
+    assert moved.geom_type == "MultiPolygon" and len(moved.geoms[1].interiors) == 1
+
+
+def test_edges_longer_than_half_a_turn_are_told():
+    shapes = [
+        shapely.LineString([(179.9, 2), (-179.9, 3)]),
+        shapely.LineString([(-170, 2), (0, 3), (170, 2)]),
+        shapely.Polygon([(179.8, 0), (-179.5, 0), (-179.5, 1), (179.8, 1)]),
+        shapely.MultiPolygon([shapely.box(179, 0, 180, 1), shapely.box(-180, 0, -179, 1)]),
+        shapely.box(8, 50, 9, 51),
+    ]
+    assert is_torn(np.array(shapes, dtype=object)).tolist() == [True, False, True, False, False]
+    assert is_torn(np.array([], dtype=object)).shape == (0,)
 
 
 def test_shapes_elsewhere_stay_as_they_are():
