@@ -30,6 +30,7 @@ SAME, DIFFER, ONE, NEITHER = (214, 214, 214), (200, 20, 30), (240, 205, 140), (2
 ALPHA = 0.55  # share of the labels over imagery
 PANEL_IN = 3.3
 TALLEST_IN = 7.5
+LEGEND_COLUMNS = 9
 LEAST_TEXT = 0.04  # narrower pieces of a stacked bar are named in the legend alone
 
 
@@ -225,4 +226,5 @@ def _legend(figure: Figure, scheme: ClassScheme, comparison: Comparison) -> None
     handles = [
         Patch(facecolor=hex_colour(colour), edgecolor="#888888", linewidth=0.5, label=name) for name, colour in shown
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
+    rows = -(-len(handles) // LEGEND_COLUMNS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows))
