@@ -27,6 +27,13 @@ from pipeline.errors import DataError, DownloadError, PipelineError
 
 RUN_BLOCKS = 16  # neighbouring blocks asked for in one request, at most
 KEPT_BLOCKS = 32  # in memory, per file
+DRIVERS = {  # first bytes → GDAL's driver; other formats may lead GDAL to other files
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
+}
 WHOLE_BYTES = 64 << 20  # a file up to that size is fetched whole from a server without ranges
 
 _numbers = itertools.count()
@@ -143,9 +150,14 @@ class RemoteFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
         self.head = cast(Head, blocks.head())
 
     def open_raster(self, **options: Any) -> Any:
-        """The file as a rasterio dataset; call it in `reading`."""
+        """The file as a rasterio dataset; call it in `reading`. DataError for anything but GeoTIFF and JPEG 2000."""
+        head = self.ranges([(0, 12)])[0]
+        driver = next((name for magic, name in DRIVERS.items() if head.startswith(magic)), None)
+        if driver is None:
+            place = self._fetcher.public(self.place)
+            raise DataError(f"{place}: is no GeoTIFF, it begins with {head!r}; check the url")
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            return rasterio.open(f"{next(_numbers)}/{self.name}", opener=self, **options)
+            return rasterio.open(f"{next(_numbers)}/{self.name}", driver=driver, opener=self, **options)
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from pipeline.errors import DataError
@@ -230,7 +231,8 @@ def open_raster(path: Path) -> Any:
     """Open a raster for reading; DataError in one line when it is absent or unreadable."""
     if not Path(path).exists():
         raise DataError(f"{path}: the raster does not exist")
-    with readable(path):
+    with readable(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said by whoever needs a coordinate system
         return rasterio.open(path)
 
 

@@ -334,12 +334,13 @@ def test_bad_answers_are_one_line_and_leave_nothing(tmp_path, log, quick, files,
     grid = Grid(**{**raster_grid(big, None, 256).__dict__, "width": 1200, "height": 1200})
     files.files |= {"/page.tif": b"<html>sign in</html>", "/empty.tif": b"", "/none.tif": noise(1, 9, 9).tobytes()}
     raw = big.read_bytes()
-    files.files["/cut.tif"] = raw[: len(raw) // 2]
+    files.files["/cut.tif"], files.files["/torn.tif"] = raw[: len(raw) // 2], raw[:8] + b"no directory" * 9
     files.files["/away.tif"] = write(tmp_path / "away.tif", noise(1, 9, 9), transform=Affine(2, 0, 0, 0, -2, 9e5))
     files.files["/nocrs.tif"] = write(tmp_path / "nocrs.tif", noise(1, 9, 9), crs=None)
     for name, text in {
-        "page": "is not readable as a raster",
-        "none": "is not readable as a raster",
+        "page": "is no GeoTIFF, it begins with b'<html>sign i'; check the url",
+        "none": "is no GeoTIFF, it begins with",
+        "torn": "is not readable as a raster",
         "cut": "is not readable as a raster",
         "empty": "is empty, or the server does not tell its size",
         "away": "lies outside the region",
