@@ -52,26 +52,25 @@ class Cover:
 
     def _gather(self, rows: Pixels, cols: Pixels, out: Codes) -> None:
         """Fill `out`. Source windows above `WINDOW_PX` (coarse grid, seam of the world) are halved until they fit."""
-        inside_rows, inside_cols = rows[rows >= 0], cols[cols >= 0]
-        if not (inside_rows.size and inside_cols.size):
+        high, wide = _span(rows), _span(cols)
+        if high is None or wide is None:
             return
-        top, bottom = int(inside_rows.min()), int(inside_rows.max()) + 1
-        left, right = int(inside_cols.min()), int(inside_cols.max()) + 1
+        (top, bottom), (left, right) = high, wide
         if (bottom - top) * (right - left) > WINDOW_PX and out.size > 1:
             for part in _halves(out.shape, by_row=self._split_rows(rows, cols, out.shape, bottom - top, right - left)):
                 self._gather(_part(rows, part), _part(cols, part), out[part])
             return
         source = self._read(Window(left, top, right - left, bottom - top))
+        outside = (rows < 0) | (cols < 0) if min(rows.min(), cols.min()) < 0 else None
         if rows.shape[1] == 1 and cols.shape[0] == 1:
-            wide = np.take(source, np.clip(cols[0] - left, 0, right - left - 1), axis=1)
-            np.take(wide, np.clip(rows[:, 0] - top, 0, bottom - top - 1), axis=0, out=out)
-            out[rows[:, 0] < 0] = 0
-            out[:, cols[0] < 0] = 0
+            lines = np.take(source, cols[0] - left, axis=1, mode="clip")
+            np.take(lines, rows[:, 0] - top, axis=0, out=out, mode="clip")
         else:
-            place = (rows - top) * (right - left) + (cols - left)
-            outside = (rows < 0) | (cols < 0)
-            place[outside] = 0
-            np.take(source.ravel(), place, out=out)
+            place = rows * np.int32(right - left)
+            place += cols
+            place -= top * (right - left) + left
+            np.take(source.ravel(), place, out=out, mode="clip")
+        if outside is not None:
             out[outside] = 0
 
     @staticmethod
@@ -188,6 +187,14 @@ def _check_raster(raster: Any, place: str, config: LandcoverConfig) -> None:
             f"{place}: value {nodata:g} is the file's nodata, not class {named[key_of(nodata)]!r}; "
             "take it out of `classes`, or out of the file's header with gdal_edit.py -unsetnodata"
         )
+
+
+def _span(places: Pixels) -> tuple[int, int] | None:
+    """First and one past the last pixel, those outside of the source apart; None when all are."""
+    low, high = int(places.min()), int(places.max()) + 1
+    if low < 0 < high:
+        low = int(places[places >= 0].min())
+    return (low, high) if high > 0 else None
 
 
 def _halves(shape: tuple[int, ...], *, by_row: bool) -> list[tuple[slice, slice]]:

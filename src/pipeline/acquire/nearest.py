@@ -25,6 +25,7 @@ OUTSIDE = -1
 STEP_PX = 32  # spacing of exactly projected points
 MOST_ERROR_PX = 0.05  # above it, interpolating between them saves nothing
 TIE = 1e-10  # source pixels; GDAL's own
+FAR_PX = 2.0**30  # beyond it, 32 bits do not count pixels
 
 
 class PixelMap:
@@ -76,21 +77,41 @@ class PixelMap:
         at_x, at_y = _lattice(len(x)), _lattice(len(y))
         knots = self._exact_mesh(x[at_x], y[at_y])
         error = self._error_px(x[at_x], y[at_y], knots)
-        if not error <= MOST_ERROR_PX:  # also where it is no number: a seam, or places that cannot be projected
+        turns = self._turns(knots[0])
+        if not error <= MOST_ERROR_PX or turns is None:  # also where it is no number: a seam, or nothing to project
             cols, rows = self._exact_mesh(x, y)
             return self._rows(rows), self._cols(cols)
-        rows_px, cols_px = np.empty((len(y), len(x)), np.int32), np.empty((len(y), len(x)), np.int32)
+        knots[0][:] += turns
+        pixels = np.empty((2, len(y), len(x)), np.int32)
         wide = [np.stack([np.interp(x, x[at_x], line) for line in knot]) for knot in knots]
+        buffers = np.empty((2, STEP_PX + 1, len(x)))
         for i, (top, bottom) in enumerate(itertools.pairwise(at_y)):
             strip = slice(top, bottom + (bottom == at_y[-1]))
             share = ((y[strip] - y[top]) / (y[bottom] - y[top]))[:, None]
-            cols, rows = (side[i] + share * (side[i + 1] - side[i]) for side in wide)
-            near = _near_edge(cols, error) | _near_edge(rows, error)
-            if near.any():
-                r, c = np.nonzero(near)
-                cols[near], rows[near] = self._exact(x[c], y[strip][r])
-            rows_px[strip], cols_px[strip] = self._rows(rows), self._cols(cols)
-        return rows_px, cols_px
+            at, floor = buffers[:, : len(share)]
+            doubtful = []
+            for lines, axis in zip(wide, pixels, strict=True):
+                np.multiply(share, lines[i + 1] - lines[i], out=at)
+                at += lines[i]
+                axis[strip] = np.floor(at, out=floor)
+                at -= floor
+                at -= 0.5
+                doubtful.append(np.flatnonzero(np.abs(at, out=at) > 0.5 - error))
+            row, col = np.divmod(np.concatenate(doubtful), len(x))
+            cols, rows = self._exact(x[col], y[strip][row])
+            pixels[:, top + row, col] = np.floor([cols + turns + TIE, rows + TIE])
+        return tuple(_within(*side) for side in zip(pixels[::-1], knots[::-1], self._size, strict=True))  # type: ignore[return-value]
+
+    def _turns(self, cols: Places) -> float | None:
+        """Pixels to add to columns of one side of the world's seam so that they are the source's; None for both."""
+        low, high = cols.min(), cols.max()
+        if not max(abs(low), abs(high)) < FAR_PX:
+            return None
+        if self._world_px is None or (low >= 0 and high < self._size[1]):
+            return 0.0
+        if high < 0:
+            return self._world_px
+        return -self._world_px if low >= self._size[1] else None
 
     def _error_px(self, x: Places, y: Places, knots: tuple[Places, Places]) -> float:
         """A bound of the interpolation's error, source pixels: twice the sum of what shows between knots both ways."""
@@ -121,14 +142,15 @@ class PixelMap:
         return _floor(cols, width)
 
 
+def _within(pixels: Pixels, knots: Places, size: int) -> Pixels:
+    """Whole pixels, -1 for those outside of the source; `knots` are fractional ones that enclose them."""
+    if knots.min() < 1 or knots.max() > size - 1:
+        pixels[(pixels < 0) | (pixels >= size)] = OUTSIDE
+    return pixels
+
+
 def _lattice(pixels: int) -> npt.NDArray[np.intp]:
     return np.unique(np.append(np.arange(0, pixels, STEP_PX), pixels - 1))
-
-
-def _near_edge(places: Places, error_px: float) -> npt.NDArray[np.bool_]:
-    inside = places - np.floor(places)
-    near: npt.NDArray[np.bool_] = (inside < error_px) | (inside > 1 - error_px)
-    return near
 
 
 def _floor(places: Places, size: int) -> Pixels:
