@@ -16,7 +16,7 @@ from pipeline.acquire.cache import Answer, Entry, TileCache, cache_path
 from pipeline.acquire.hosts import turn
 from pipeline.acquire.http import MISSING, Check, Errand, Fetched, Policy, fetch_all
 from pipeline.acquire.images import TRANSPARENT, decode_tile, one_colour
-from pipeline.acquire.keys import TileUrl
+from pipeline.acquire.keys import TileUrl, public
 from pipeline.acquire.rows import TileRow
 from pipeline.acquire.serve import file_served, serve_tiles
 from pipeline.acquire.shards import BLOCK_PX, Pixels, Valid, write_shard
@@ -70,6 +70,7 @@ def download_tiles(
         "source": name,
         "kind": source.kind,
         "url": url.public,
+        "first_request": public(source.address(next(iter(places)), layout, grid)),  # layers, CRS and time stand in it
         "attribution": source.attribution,
         "terms": source.terms,
         "shard": shard.name,

@@ -147,7 +147,9 @@ def test_another_key_is_not_another_cache(full, tmp_path, log, monkeypatch):
     download(tmp_path, url, log)
     first = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     monkeypatch.setenv("TILE_KEY", "s3cr3t-two")
-    download(tmp_path, url, log)
+    result, _ = download(tmp_path, url, log)
+    asked = full.url("?key=${TILE_KEY}").replace("{z}/{x}/{y}", f"{ZOOM}/{X0}/{Y0}")
+    assert result["first_request"] == asked
     assert len(full.asked) == 30 and set(full.paths) == {path for path in full.paths if path.endswith("s3cr3t-one")}
     assert first == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     (found,) = (tmp_path / "cache" / "tiles" / "oam").glob("*/r00c00.sqlite")
