@@ -1,6 +1,7 @@
 # From raw maps to a paper's comparison table. Targets: results/studies/<study>/report.html of the studies in
-# config/config.yaml; name one on the command line to build it alone. No logic here: rules/common.smk holds the Python.
+# config/config.yaml; name one on the command line to build it alone. No logic here: common.smk and region.smk hold the Python.
 include: "rules/common.smk"
+include: "rules/region.smk"
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
 include: "rules/labels.smk"
