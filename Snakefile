@@ -1,5 +1,6 @@
 # From raw maps to a paper's comparison table. Targets: results/studies/<study>/report.html of the studies in
-# config/config.yaml; name one on the command line to build it alone. No logic here: common.smk and region.smk hold the Python.
+# config/config.yaml; name one on the command line to build it alone. No logic here: rules/common.smk and rules/region.smk
+# hold the Python.
 include: "rules/common.smk"
 include: "rules/region.smk"
 include: "rules/demo.smk"
