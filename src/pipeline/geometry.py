@@ -6,7 +6,6 @@ Nothing here depends on a shard, so that a shard's pixels equal the same pixels 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,6 @@ STEP_M = 200.0  # longest straight piece that is projected: its sagitta stays be
 STEP_DEG = STEP_M / 111_700.0  # at most STEP_M metres in either direction
 # Keeps edges off pixel centres: a tie there could fall differently from one shard to the next.
 NUDGE_PX = (1.3e-6, 0.7e-6)
-
-
-def project_areas(areas: Shapes, crs: str) -> Shapes:
-    """Project WGS84 areas (object [n], degrees) to `crs`; edges are cut to 200 m first, so that they bend."""
-    return reproject(shapely.segmentize(areas, STEP_DEG), "EPSG:4326", crs)
 
 
 @functools.lru_cache(maxsize=512)
@@ -58,21 +52,3 @@ def to_pixels(shapes: Shapes, grid: Grid, shard: Shard) -> Shapes:
         return moved
 
     return shapely.transform(shapes, move)  # type: ignore[no-any-return, unused-ignore]
-
-
-def shard_bounds_deg(grid: Grid, shard: Shard) -> tuple[float, float, float, float]:
-    """West, south, east, north of a shard in WGS84 degrees, its edges followed at 21 points each."""
-    a, _, left, _, e, top = grid.transform(shard.row_px, shard.col_px)
-    transformer = _transformer(grid.crs, "EPSG:4326")
-    bounds: Any = transformer.transform_bounds(left, top + e * shard.height, left + a * shard.width, top)
-    west, south, east, north = bounds
-    return float(west), float(south), float(east), float(north)
-
-
-def touches_shard(pixels: Shapes, shard: Shard) -> npt.NDArray[np.bool_]:
-    """Which shapes, in a shard's pixel coordinates, have bounds that reach into it, bool [n]."""
-    if not len(pixels):
-        return np.zeros(0, dtype=bool)
-    x0, y0, x1, y1 = shapely.bounds(pixels).T
-    inside: npt.NDArray[np.bool_] = (x0 < shard.width) & (x1 > 0) & (y0 < shard.height) & (y1 > 0)
-    return inside

@@ -23,13 +23,13 @@ def scheme():
 
 @pytest.fixture
 def write_layers(tmp_path):
-    """Write {layer: [(shape in degrees, tags)]} as a GeoPackage with all layers; return its path."""
+    """Write {layer: [(shape in degrees, tags)]} as a GeoPackage with these layers; return its path."""
 
     def write(features):
         path = tmp_path / "layers.gpkg"
         path.unlink(missing_ok=True)
-        for layer, columns in LAYER_COLUMNS.items():
-            rows = features.get(layer, [])
+        for layer, rows in features.items():
+            columns = LAYER_COLUMNS[layer]
             data = {"osm_id": list(range(len(rows))), "osm_type": ["way"] * len(rows)}
             data |= {column: [tags.get(column) for _, tags in rows] for column in columns}
             data["tags"] = [json.dumps(tags) for _, tags in rows]

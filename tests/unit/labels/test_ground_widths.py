@@ -105,3 +105,57 @@ def test_national_grid_gets_true_metres():
     caps = 16 * math.sin(math.pi / 16) * 10.0**2
     assert polygon.area == pytest.approx(length * 20 + caps, rel=5e-4)
     assert 2_600_000 < polygon.centroid.x < 2_700_000
+
+
+def spread(polygon, points):
+    """Geodesic distances (m) from `points` of a line to the nearest edge of its buffer."""
+    outline = shapely.get_coordinates(shapely.segmentize(polygon.exterior, 2e-6))
+    found = []
+    for lon, lat in points:
+        x = (outline[:, 0] - lon) * math.cos(math.radians(lat))
+        near = np.argsort(np.hypot(x, outline[:, 1] - lat))[:40]
+        found.append(min(GEOD.inv(lon, lat, *outline[row])[2] for row in near))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("lat", [0.0, 50.0, 65.0, 80.0, -33.0, -80.0])
+@pytest.mark.parametrize("lon", [6.0, 12.0, 180.0])
+def test_buffers_are_metres_across_the_edge_of_a_utm_zone(lat, lon):
+    """A line over the edge of two UTM zones keeps its distance on both sides of it, without a step."""
+    azimuth, half_m, distance = 70.0, 1500.0, 6.0
+    (west_lon, west_lat, _), (east_lon, east_lat, _) = (GEOD.fwd(lon, lat, azimuth + turn, half_m) for turn in (180, 0))
+    middle = [(lon + (value - lon) % 360 - 360 * ((value - lon) % 360 > 180)) for value in (west_lon, east_lon)]
+    line = shapely.LineString([(middle[0], west_lat), (middle[1], east_lat)])
+    assert middle[0] < lon < middle[1]
+    polygon = ground_buffers(np.array([line], dtype=object), np.array([distance]))[0]
+    along = shapely.get_coordinates(shapely.line_interpolate_point(line, np.linspace(0.05, 0.95, 19), normalized=True))
+    # A segment of 200 m is straight in degrees here and in metres there.
+    np.testing.assert_allclose(spread(polygon, along), distance, atol=0.03 if abs(lat) < 70 else 0.1)
+
+
+@pytest.mark.parametrize("lat", [0.0, 50.0, -65.0])
+def test_lines_to_both_sides_of_a_zone_edge_are_alike(lat):
+    """The same shape a hair west and a hair east of 6 degrees, where one-degree zones and UTM zones change."""
+    shape = shapely.LineString([(0, lat), (0.004, lat + 0.002), (0.007, lat)])
+    lines = np.array(
+        [shapely.transform(shape, lambda p, lon=lon: p + np.array([lon, 0])) for lon in (5.9, 5.996, 6.0, 6.1)]
+    )
+    areas = [abs(GEOD.geometry_area_perimeter(polygon)[0]) for polygon in ground_buffers(lines, np.full(4, 7.0))]
+    assert areas == pytest.approx([areas[0]] * 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("lat", [0.0, 50.0, 65.0, 80.0, -50.0])
+@pytest.mark.parametrize("distance", [25.0, -25.0])
+def test_areas_grow_and_shrink_by_geodesic_metres(lat, distance):
+    """A square kilometre over the edge of a zone: its edges move by the distance, all four of them."""
+    half_m = 500.0
+    west, east = (GEOD.fwd(12.0, lat, azimuth, half_m)[0] for azimuth in (270, 90))
+    south, north = (GEOD.fwd(12.0, lat, azimuth, half_m)[1] for azimuth in (180, 0))
+    moved = ground_buffers(np.array([shapely.box(west, south, east, north)]), np.array([distance]))[0]
+    cut_x, cut_y = (
+        moved.intersection(shapely.LineString([(11, lat), (13, lat)])),
+        moved.intersection(shapely.LineString([(12.0, south - 1), (12.0, north + 1)])),
+    )
+    # North and south edges run along parallels: on the ground they bend by centimetres over a kilometre.
+    assert GEOD.inv(cut_x.bounds[0], lat, cut_x.bounds[2], lat)[2] == pytest.approx(2 * (half_m + distance), abs=0.1)
+    assert GEOD.inv(12.0, cut_y.bounds[1], 12.0, cut_y.bounds[3])[2] == pytest.approx(2 * (half_m + distance), abs=0.1)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sqlite3
 
 import numpy as np
 import pytest
 import shapely
 
-from pipeline.errors import DataError
 from pipeline.labels import rasters
 from pipeline.labels.geometry import ground_buffers
 from tests.unit.labels.test_rasterize import (
@@ -267,18 +265,6 @@ def test_many_layers(write_layers, paint):
     for i in range(120):
         expected[5 * i % 190 :, 3 * i % 200 :][:30, :30] = i + 1
     np.testing.assert_array_equal(sources, expected)
-
-
-def test_a_geopackage_without_a_layer_matters_only_to_recipes_that_ask(write_layers, paint):
-    gpkg = write_layers({"water": [(square(10, 10, 20), {})]})
-    with sqlite3.connect(gpkg) as base:
-        for table in ("gpkg_contents", "gpkg_geometry_columns", "gpkg_ogr_contents"):
-            base.execute(f"delete from {table} where table_name = 'railways'")
-    assert (paint(recipe(lake=LAKE), GRID, WHOLE, gpkg)[0] == WATER).sum() == 400
-    tracks = {"kind": "lines", "layer": "railways", "label": "urban", "widths_m": {"rail": 5}}
-    with pytest.raises(DataError, match="layer 'railways' cannot be read") as caught:
-        paint(recipe(tracks=tracks), GRID, WHOLE, gpkg)
-    assert "make the OSM layers again" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_background_lies_below_everything(write_layers, paint):

@@ -33,6 +33,17 @@ from pipeline.labels.widths import left_out_reasons, line_widths_m, parse_lanes,
         ("3 ft", 0.9144),
         ("10 feet", 3.048),
         ("200", 200.0),
+        ("3.5m", 3.5),
+        ("3,5m", 3.5),
+        ("3.5 m.", 3.5),
+        ("4 M", 4.0),
+        ("3.5\u00a0m", 3.5),
+        ("\u00a03.5\u202f", 3.5),
+        ("\t6 metres\n", 6.0),
+        ("8'", 2.4384),
+        ("8’ 6”", 2.5908),
+        ("3.0", 3.0),
+        ("05", 5.0),
     ],
 )
 def test_widths_are_read(text, width_m):
@@ -54,6 +65,29 @@ def test_widths_are_read(text, width_m):
         "201",
         "1e3",
         "2 km",
+        "3-4",
+        "3 - 4",
+        "3;4",
+        "3,5;4",
+        "2 x 3.5",
+        "2x3.5",
+        ">3",
+        "<2",
+        "+3",
+        "ca. 3",
+        "≈3",
+        "narrow",
+        "variable",
+        "3.5 m wide",
+        "3.5 / 4",
+        "3m4",
+        "3..5",
+        "3,",
+        "1.000,5",
+        "2 yd",
+        "3.5\u200b",
+        "yes",
+        "?",
         "m",
         "'",
         "1.2.3",
@@ -77,7 +111,14 @@ def test_any_text_gives_none_or_a_possible_width(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "lanes"), [("2", 2), ("1.5", 1.5), ("0", None), ("2;3", None), ("99", None), (2, None)]
+    ("text", "lanes"),
+    [
+        ("2", 2),
+        (" 2 ", 2),
+        ("1.5", 1.5),
+        ("1,5", 1.5),
+        *((text, None) for text in ("0", "2;3", "2-3", "99", "", "two", 2, None)),
+    ],
 )
 def test_lanes(text, lanes):
     assert parse_lanes(text) == lanes
@@ -144,3 +185,36 @@ def test_waterway_culverts_are_left_out():
 def test_empty_table():
     frame = table("highway", [])
     assert line_widths_m(frame, LineLayer.model_validate(ROADS)).shape == (0,)
+
+
+def test_what_a_width_tag_cannot_say_falls_back_to_lanes_and_default():
+    rows = [
+        {"highway": "primary", "width": text, "lanes": lanes}
+        for text in ("~3", "3-4", "narrow")
+        for lanes in ("2", "?")
+    ]
+    widths = line_widths_m(table("highway", rows), LineLayer.model_validate({**ROADS, "lane_m": 3.5}))
+    np.testing.assert_allclose(widths, [7, 9] * 3)
+
+
+def test_tags_filter_and_railways():
+    layer = LineLayer.model_validate(
+        {
+            **ROADS,
+            "layer": "railways",
+            "widths_m": {"rail": 5},
+            "tags": {"usage": ["main", "branch"], "electrified": ["rail"]},
+        }
+    )
+    frame = table("railway", [{"railway": "rail"}] * 5 + [{"railway": "tram"}])
+    frame["tags"] = [
+        '{"usage": "main"}',
+        '{"usage": "industrial"}',
+        "{}",
+        '{"electrified": "rail"}',
+        '{"usage": ["x"]}',
+        "{}",
+    ]
+    expected = ["", "other tags", "other tags", "", "other tags", "value not in widths_m"]
+    assert left_out_reasons(frame, layer).tolist() == expected
+    np.testing.assert_array_equal(line_widths_m(frame, layer), [5, np.nan, np.nan, 5, np.nan, np.nan])
