@@ -30,7 +30,7 @@ DISK_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.
 SCRATCH = ".scratch.part"
 LOSSES = {
     "relations_missing_members": "relations left out, members missing in the file",
-    "relations_not_assembled": "relations left out, rings not closed or crossing",
+    "relations_not_assembled": "relations left out, rings not closed or crossing, or nodes missing",
     "relations_without_tags": "multipolygons left out, tags on the outer way (old style)",
     "areas_not_assembled": "ways left out as areas, open, nodes missing or rings crossing",
     "ways_missing_nodes": "lines shortened, nodes missing in the file",
@@ -121,6 +121,8 @@ def _read(pbf: Path, folder: Path, boxes: Boxes, log: Log) -> Extract:
     except RuntimeError as error:
         if any(part in str(error) for part in (*DISK_ERRORS, "resize file", "Write ", "write ", SCRATCH)):
             raise
+        if "out of order" in str(error):
+            raise DataError(f"{pbf}: is not sorted by type and id ({error}); sort it with `osmium sort`") from None
         raise DataError(f"{pbf}: is damaged or no .osm.pbf ({error}); download the extract again") from None
 
 

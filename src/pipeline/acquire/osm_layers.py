@@ -21,6 +21,7 @@ SORTING = [("extract", pa.int32()), ("whole", pa.bool_())]  # columns that choos
 GDAL_OPTIONS = {
     "OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z",  # equal rows, equal bytes
     "OGR_SQLITE_SYNCHRONOUS": "OFF",  # the file is renamed once it is whole
+    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(32 << 20),  # bytes; a bigger spatial index is built on the disk
 }
 
 

@@ -149,12 +149,12 @@ class _Lines:
     def way(self, way: Any) -> None:
         try:
             self.lines.add(way.id, self.factory.create_linestring(way))
-        except osmium.InvalidLocationError:
+        except (osmium.InvalidLocationError, RuntimeError):  # nodes missing, or all at one place
+            if all(node.location.valid() for node in way.nodes):
+                return
             parts: list[str | None] = [*_stretches(way)]
             for part in parts or [None]:
                 self.lines.add(way.id, part, whole=False)
-        except RuntimeError:  # all nodes at one place
-            return
 
 
 def _stretches(way: Any) -> list[str]:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import osmium
 import pyogrio
 import pytest
 import shapely
@@ -18,57 +17,7 @@ from pipeline.acquire import osm
 from pipeline.acquire.osm import extract_osm, grid_box
 from pipeline.errors import DataError
 from pipeline.grid import Grid, web_mercator_grid
-
-LAYERS = {
-    "roads": "LineString",
-    "waterways": "LineString",
-    "railways": "LineString",
-    "water": "MultiPolygon",
-    "buildings": "MultiPolygon",
-    "landuse": "MultiPolygon",
-    "road_areas": "MultiPolygon",
-}
-
-
-class Map:
-    """A small map: nodes by id → (lon, lat), ways and relations as pyosmium takes them."""
-
-    def __init__(self):
-        self.nodes, self.ways, self.relations, self.dropped = {}, [], [], set()
-
-    def way(self, number, points, tags=None, drop=()):
-        """Add a way through `points`, a repeated point is one node; nodes at positions in `drop` are not written."""
-        refs = []
-        for point in points:
-            known = [ref for ref, place in self.nodes.items() if place == point]
-            refs.append(known[0] if known else len(self.nodes) + 1)
-            self.nodes[refs[-1]] = point
-        self.dropped |= {refs[position] for position in drop}
-        self.ways.append(mutable.Way(id=number, version=1, nodes=refs, tags=tags or {}))
-
-    def relation(self, number, members, tags):
-        self.relations.append(mutable.Relation(id=number, version=1, members=members, tags=tags))
-
-    def write(self, path):
-        with osmium.SimpleWriter(str(path), overwrite=True) as writer:
-            for ref, place in self.nodes.items():
-                if ref not in self.dropped:
-                    writer.add_node(mutable.Node(id=ref, version=1, location=place))
-            for way in sorted(self.ways, key=lambda way: way.id):
-                writer.add_way(way)
-            for relation in self.relations:
-                writer.add_relation(relation)
-        return path
-
-
-def ring(west, south, size):
-    return [
-        (west, south),
-        (west + size, south),
-        (west + size, south + size),
-        (west, south + size),
-        (west, south),
-    ]
+from tests.support.osm_map import LAYERS, Map, extract, ring
 
 
 def lake_with_island(city):
@@ -79,16 +28,6 @@ def lake_with_island(city):
     city.way(12, ring(8.004, 50.004, 0.002))
     members = [("w", 10, "outer"), ("w", 11, "outer"), ("w", 12, "inner")]
     city.relation(7, members, {"type": "multipolygon", "natural": "water", "name": "Lake"})
-
-
-def extract(tmp_path, city, bbox=None):
-    pbf = city.write(tmp_path / "map.osm.pbf")
-    lines = []
-    found = extract_osm(pbf, bbox, tmp_path / "layers.gpkg", tmp_path / "osm.json", log=lines.append)
-    assert json.loads((tmp_path / "osm.json").read_text()) == found
-    frames = {name: pyogrio.read_dataframe(tmp_path / "layers.gpkg", layer=name) for name in LAYERS}
-    assert {name: len(frame) for name, frame in frames.items()} == found["features"]
-    return frames, found, lines
 
 
 def test_split_outer_ring_and_island(tmp_path):
