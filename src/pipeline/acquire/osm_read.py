@@ -148,13 +148,16 @@ class _Lines:
 
     def way(self, way: Any) -> None:
         try:
-            self.lines.add(way.id, self.factory.create_linestring(way))
-        except (osmium.InvalidLocationError, RuntimeError):  # nodes missing, or all at one place
-            if all(node.location.valid() for node in way.nodes):
+            if way.nodes and way.nodes[0].location.valid():  # libosmium skips missing nodes at the start, says nothing
+                self.lines.add(way.id, self.factory.create_linestring(way))
                 return
-            parts: list[str | None] = [*_stretches(way)]
-            for part in parts or [None]:
-                self.lines.add(way.id, part, whole=False)
+        except (osmium.InvalidLocationError, RuntimeError):  # nodes missing, or all at one place
+            pass
+        if all(node.location.valid() for node in way.nodes):
+            return
+        parts: list[str | None] = [*_stretches(way)]
+        for part in parts or [None]:
+            self.lines.add(way.id, part, whole=False)
 
 
 def _stretches(way: Any) -> list[str]:

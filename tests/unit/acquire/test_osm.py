@@ -126,6 +126,14 @@ def test_missing_nodes_are_counted_and_the_rest_of_the_line_kept(tmp_path):
     assert [len(part) for part in parts] == [2, 3]
     assert parts[0][0] == list(points[0])
     assert any("nodes missing" in line for line in lines)
+    edges = Map()
+    edges.way(1, points, {"highway": "primary"}, drop=(0, 1))  # libosmium itself leaves these out without a word
+    north = [(lon, 50.1) for lon, _ in points]
+    edges.way(2, north, {"highway": "primary"}, drop=(4, 5))
+    frames, found, _ = extract(tmp_path, edges)
+    assert found["ways_missing_nodes"] == [1, 2]
+    kept = [shapely.get_coordinates(shape).tolist() for shape in frames["roads"].geometry]
+    assert kept == [[list(point) for point in points[2:]], [list(point) for point in north[:4]]]
     ground = Map()
     ground.way(3, ring(8.0, 50.0, 0.01), {"landuse": "forest"}, drop=(1,))
     ground.way(4, ring(9.0, 50.0, 0.01), {"landuse": "forest"})
