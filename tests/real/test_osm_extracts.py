@@ -152,11 +152,10 @@ def test_relations_are_all_there_or_named(pair):
             assert shape.area == pytest.approx(area["outer"] - area["inner"], rel=1e-6)
 
 
+@pytest.mark.parametrize("pair", EXTRACTS[:1], indirect=True)
 def test_liechtenstein_is_as_its_readme_says(pair):
     """3,723 buildings, 2,753 highways, 54 forests, 20 waters, 113 relations; the Rhine and the Gampriner Seele."""
-    name, _, found, frames = pair
-    if name != "liechtenstein-2013":
-        pytest.skip("the counts are of Liechtenstein")
+    _, _, found, frames = pair
     assert found["features"]["buildings"] == 3723
     assert found["features"]["roads"] + found["features"]["road_areas"] == 2753
     assert frames["landuse"].landuse.eq("forest").sum() == 54
