@@ -18,11 +18,11 @@ rule rasterize_labels:
         "logs/rasterize_labels/{region}/{recipe}/{shard}.log",
     conda:
         "../envs/pipeline.yaml"
-    params:
-        recipe=recipe_json,
     threads: 1
     resources:
         mem_mb=1500,
+    params:
+        recipe=recipe_json,
     shell:
         "python {ROOT:q}/scripts/rasterize_labels.py --region {wildcards.region:q} --recipe {wildcards.recipe:q} "
         "--shard {wildcards.shard:q} --grid {input.grid:q} --out {output.classes:q} --source {output.source:q} "
