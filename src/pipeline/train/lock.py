@@ -19,8 +19,14 @@ def run_lock(work: Path, log: Callable[[str], None], poll_s: float = 1.0) -> Ite
     """
     waited = False
     while True:
-        work.mkdir(parents=True, exist_ok=True)  # the one that was waited for deletes it
-        handle = open(work / "lock", "a+")  # noqa: SIM115 - the open file is the lock
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            handle = open(work / "lock", "a+")  # noqa: SIM115 - the open file is the lock
+        except (FileExistsError, FileNotFoundError):  # one that ended has deleted the folder just now
+            if work.exists() and not work.is_dir():
+                raise
+            waited = True
+            continue
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
