@@ -25,6 +25,14 @@ from pipeline.grid import Grid, Shard
 
 DEGREE_M = 111_700.0  # at most so many metres to a degree
 CLIPPED_POINTS = 256  # shapes of more points are cut to the block before they are painted
+FILE_ERRORS = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.GeometryError,
+    pa.ArrowException,
+    OSError,
+)
 SCHEMA = pa.schema([("feature", pa.int64()), ("code", pa.int32()), ("geometry", pa.binary())])
 
 
@@ -48,11 +56,17 @@ class Areas:
         self._prepared, self._grid = prepared, grid
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
-        """Codes under a window of the grid, uint16 [height, width]: of the last feature over a pixel's centre, or 0."""
+        """Codes under a window of the grid, uint16 [height, width]: of the last feature over a pixel's centre, or 0.
+
+        DataError when the prepared file is not whole.
+        """
         grid = self._grid
         left, top = grid.left + (col - 1) * grid.res_x, grid.top - (row - 1) * grid.res_y
         box = (left, top - (height + 2) * grid.res_y, left + (width + 2) * grid.res_x, top)
-        _, _, shapes, columns = pyogrio.raw.read(self._prepared, columns=["feature", "code"], bbox=box)
+        try:
+            _, _, shapes, columns = pyogrio.raw.read(self._prepared, columns=["feature", "code"], bbox=box)
+        except FILE_ERRORS as error:  # GDAL tells of no error that it meets while closing a file it wrote
+            raise _unwritten(self._prepared.parent, error) from None
         ids, codes = columns
         order = np.argsort(ids, kind="stable")
         pixels = to_pixels(shapely.from_wkb(shapes[order]), grid, Shard("block", row, col, height, width))
@@ -97,14 +111,15 @@ def prepared_areas(
             pyogrio.raw.write_arrow(
                 reader, path, driver="FlatGeobuf", geometry_name="geometry", geometry_type="Unknown", crs=grid.crs
             )
-        except (pyogrio.errors.DataSourceError, OSError, pa.ArrowException) as error:
-            if preparing.failure is not None:
-                raise preparing.failure from None
-            text = " ".join(str(error).split())
-            raise DataError(f"{scratch}: the polygons cannot be written ({text}); is the disk full?") from None
+        except FILE_ERRORS as error:
+            raise (preparing.failure or _unwritten(scratch, error)) from None
         yield (Areas(path, grid) if preparing.written else NoAreas()), preparing.counts
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unwritten(scratch: Path, error: Exception) -> DataError:
+    return DataError(f"{scratch}: the polygons cannot be written ({' '.join(str(error).split())}); is the disk full?")
 
 
 class _Preparing:

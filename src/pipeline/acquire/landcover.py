@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -77,6 +80,7 @@ def warp_landcover(
     legend = Legend(config, scheme, place)
     total = grid.width * grid.height
     profile = class_profile(grid, Shard("all", 0, 0, grid.height, grid.width), IGNORE)
+    colours = read_colour_table(scheme)
     with (
         rasterio.Env(**GDAL_OPTIONS),
         _opened(name, config, grid, legend, cache, log) as (cover, read),
@@ -84,8 +88,9 @@ def warp_landcover(
     ):
         try:
             with rasterio.open(temporary, "w", **profile) as target:
-                target.write_colormap(1, read_colour_table(scheme))
-                _paint(cover, legend, grid, target, place, log)
+                target.write_colormap(1, colours)
+                painted = _paint(cover, legend, grid, target, place, log)
+            _read_back(temporary, profile, colours, painted)
         except RasterioError as error:
             raise DataError(f"{out}: cannot be written ({_one_line(error)}); is the disk full?") from None
         legend.check(config.max_unmapped, total, f"{tuple(round(v, 6) for v in grid.bounds)} ({grid.crs[:60]})")
@@ -122,17 +127,37 @@ def _opened(
     return local_cover(config, config.path, grid, legend)
 
 
-def _paint(cover: Blocks, legend: Legend, grid: Grid, target: Any, place: str, log: Log) -> None:
+def _paint(cover: Blocks, legend: Legend, grid: Grid, target: Any, place: str, log: Log) -> int:
+    """Write all blocks; return the CRC-32 of their classes, block after block."""
+    painted = 0
     for done, window in enumerate(_windows(grid), start=1):
-        codes = cover.codes(window.row_off, window.col_off, window.height, window.width)
-        target.write(legend.paint(codes), 1, window=window)
+        classes = legend.paint(cover.codes(window.row_off, window.col_off, window.height, window.width))
+        target.write(classes, 1, window=window)
+        painted = _crc(classes, painted)
         log.progress(f"{place}: {done} blocks of {BLOCK_PX} px")
+    return painted
 
 
-def _windows(grid: Grid) -> Iterator[Window]:
-    for row in range(0, grid.height, BLOCK_PX):
-        for col in range(0, grid.width, BLOCK_PX):
-            yield Window(col, row, min(BLOCK_PX, grid.width - col), min(BLOCK_PX, grid.height - row))
+def _crc(classes: npt.NDArray[np.uint8], before: int) -> int:
+    return zlib.crc32(classes.tobytes(), before)
+
+
+def _read_back(path: Path, profile: dict[str, Any], colours: dict[int, Any], painted: int) -> None:
+    """RasterioError unless the file is what was written: GDAL tells of no error that it meets while closing one."""
+    with rasterio.open(path) as raster:
+        found = 0
+        for window in _windows(raster):
+            found = _crc(raster.read(1, window=window), found)
+        placed = bool(raster.crs) and raster.transform == profile["transform"] and raster.nodata == profile["nodata"]
+        if found != painted or not placed or not colours.items() <= raster.colormap(1).items():
+            raise RasterioError("what was written does not read back")
+
+
+def _windows(area: Any) -> Iterator[Window]:
+    """Blocks of a grid or raster, row by row."""
+    for row in range(0, area.height, BLOCK_PX):
+        for col in range(0, area.width, BLOCK_PX):
+            yield Window(col, row, min(BLOCK_PX, area.width - col), min(BLOCK_PX, area.height - row))
 
 
 def _report(found: dict[str, Any], place: str, total: int, log: Log) -> None:

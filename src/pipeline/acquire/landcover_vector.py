@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyogrio
 import shapely
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from pipeline.acquire.areas import Areas, Batch, NoAreas, prepared_areas
+from pipeline.acquire.areas import FILE_ERRORS, Areas, Batch, NoAreas, prepared_areas
 from pipeline.acquire.landcover_raster import file_facts
 from pipeline.acquire.legend import Legend
 from pipeline.acquire.world import Box, boxes_in
@@ -23,14 +22,6 @@ from pipeline.grid import Grid
 from pipeline.schema import LandcoverVector
 
 BATCH_FEATURES = 2000
-READ_ERRORS = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.GeometryError,
-    pa.ArrowException,
-    OSError,
-)
 
 
 @contextmanager
@@ -51,7 +42,7 @@ def vector_cover(
     try:
         layer = _layer(config)
         info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
-    except READ_ERRORS as error:
+    except FILE_ERRORS as error:
         raise DataError(f"{path}: cannot be read as polygons ({_one_line(error)})") from None
     crs = _crs(config, layer, info)
     batches = _batches(config, layer, boxes_in(grid, crs))
@@ -105,7 +96,7 @@ def _batches(config: LandcoverVector, layer: str, boxes: list[Box]) -> Iterator[
                         shapely.from_wkb(batch[shape_column].to_numpy(zero_copy_only=False), on_invalid="ignore"),
                         box,
                     )
-    except READ_ERRORS as error:
+    except FILE_ERRORS as error:
         raise DataError(f"{config.path}: is damaged ({_one_line(error)}); get it again") from None
 
 

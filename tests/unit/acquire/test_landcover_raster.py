@@ -222,20 +222,33 @@ from pipeline.command import run
 from pipeline.config import ClassScheme, LandcoverConfig
 from pipeline.grid import Grid
 scheme = {"classes": [{"index": i, "name": str(i), "colour": (0, 0, 0)} for i in range(2)]}
+limit, folder = int(sys.argv[1]), Path(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+config = LandcoverConfig.model_validate({"path": folder / "lc.tif", "classes": {10: "0", 20: "1"}})
 run(lambda log: warp_landcover(
-    "cover", LandcoverConfig.model_validate({"path": folder / "lc.tif", "classes": {10: "0", 20: "1"}}),
-    ClassScheme.model_validate(scheme), Grid("EPSG:32632", 5e5, 5.5e6, 10.0, 10.0, 3000, 3000, 10.0, 10.0, 8192),
+    "cover", config, ClassScheme.model_validate(scheme),
+    Grid("EPSG:32632", 5e5, 5.5e6, 10.0, 10.0, 1000, 1000, 10.0, 10.0, 8192),
     folder / "cache", folder / "out" / "landcover.tif", folder / "out" / "landcover.json", log=log), None)
 """
 
 
+def on_a_small_disk(folder, limit_bytes):
+    command = [sys.executable, "-c", FULL_DISK, str(limit_bytes), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(tmp_path):
-    raster(tmp_path / "lc.tif", cover((3000, 3000), values=(10, 20)))
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 1, done
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "landcover.tif: cannot be written" in errors[0] and "Traceback" not in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    """Also when only the last bytes find no room, which GDAL writes while it closes the file and tells nobody of."""
+    raster(tmp_path / "lc.tif", cover((1000, 1000), values=(10, 20)))
+    assert on_a_small_disk(tmp_path, 1 << 30).returncode == 0
+    out = tmp_path / "out" / "landcover.tif"
+    size = out.stat().st_size
+    for limit in (size // 2, size - 5000, size - 1):
+        for path in out.parent.iterdir():
+            path.unlink()
+        done = on_a_small_disk(tmp_path, limit)
+        assert done.returncode == 1, (limit, done)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "landcover.tif: cannot be written" in errors[0] and "Traceback" not in done.stderr
+        assert list(out.parent.iterdir()) == []

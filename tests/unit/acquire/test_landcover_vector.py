@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import geopandas
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ import rasterio
 import shapely
 from rasterio import features
 
-from pipeline.acquire import landcover
+from pipeline.acquire import areas, landcover
 from pipeline.acquire.landcover import warp_landcover
 from pipeline.command import Log
 from pipeline.config import ClassScheme, LandcoverVector
@@ -212,4 +215,40 @@ def test_unusable_polygons_are_one_clear_error(tmp_path, make, settings, message
     with pytest.raises(DataError, match=message) as caught:
         warp(tmp_path, path, **settings)
     assert "cover.gpkg" in str(caught.value) and "\n" not in str(caught.value)
+    nothing_left(tmp_path)
+
+
+SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from pipeline.command import run
+from tests.unit.acquire.test_landcover_vector import warp
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+run(lambda log: warp(Path(sys.argv[1]), Path(sys.argv[1]) / "cover.gpkg"), None)
+"""
+
+
+def test_prepared_polygons_that_find_no_room_are_one_line(tmp_path):
+    stars(400).to_file(tmp_path / "cover.gpkg")
+    done = subprocess.run([sys.executable, "-c", SMALL_DISK, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cache/landcover/cover: the polygons cannot be written" in errors[0], done
+    nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("short", [1, 300, 50_000])
+def test_prepared_polygons_whose_last_bytes_found_no_room_are_one_line(tmp_path, monkeypatch, short):
+    """GDAL tells of no error that it meets while it closes a file."""
+    stars().to_file(tmp_path / "cover.gpkg")
+    write = areas.pyogrio.raw.write_arrow
+
+    def cut(reader, path, **options):
+        write(reader, path, **options)
+        path.write_bytes(path.read_bytes()[:-short])
+
+    monkeypatch.setattr(areas.pyogrio.raw, "write_arrow", cut)
+    with pytest.raises(DataError, match=r"cache/landcover/cover: the polygons cannot be written .* disk full"):
+        warp(tmp_path, tmp_path / "cover.gpkg")
     nothing_left(tmp_path)
