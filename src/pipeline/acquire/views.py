@@ -12,7 +12,7 @@ import numpy as np
 import pyproj
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
@@ -23,6 +23,8 @@ from pipeline.acquire.shards import Pixels, Valid
 from pipeline.acquire.world import world_width
 from pipeline.errors import DataError
 from pipeline.grid import Grid
+
+MAX_BRIGHTNESS = 65535  # of a pixel of 16 bits
 
 
 def checked_crs(raster: Any, place: str) -> CRS:
@@ -75,15 +77,29 @@ def overview_level(raster: Any, grid: Grid) -> int | None:
     factors = raster.overviews(1)
     if not factors or any(raster.overviews(band) != factors for band in raster.indexes):
         return None
-    x, y = (grid.bounds[0] + grid.bounds[2]) / 2, (grid.bounds[1] + grid.bounds[3]) / 2
-    xs, ys = [x, x + grid.res_x, x], [y, y, y + grid.res_y]
+    east, south = _steps(raster, raster.transform, grid, 0.5, 0.5)
+    ratio = min(math.hypot(*east), math.hypot(*south))
+    fitting = [level for level, factor in enumerate(factors) if factor <= ratio * (1 + 1e-6)]
+    return fitting[-1] if fitting and math.isfinite(ratio) else None
+
+
+def _steps(
+    raster: Any, transform: Affine, grid: Grid, across: float, down: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What one pixel of the grid to the east, and one to the south, are in pixels (column, row) of the raster.
+
+    At the point of the grid that lies (`across`, `down`) of its width and height from its top-left corner; not finite
+    where the raster's coordinate system does not hold that point.
+    """
+    left, bottom, right, top = grid.bounds
+    x, y = left + across * (right - left), top - down * (top - bottom)
+    xs, ys = [x, x + grid.res_x, x], [y, y, y - grid.res_y]
     if CRS.from_user_input(grid.crs) != raster.crs:
         transformer = pyproj.Transformer.from_crs(grid.crs, raster.crs.to_wkt(), always_xy=True)
         xs, ys = transformer.transform(xs, ys)
-    pixels = [~raster.transform @ place for place in zip(xs, ys, strict=True)]
-    ratio = min(math.dist(pixels[0], pixels[1]), math.dist(pixels[0], pixels[2]))
-    fitting = [level for level, factor in enumerate(factors) if factor <= ratio * (1 + 1e-6)]
-    return fitting[-1] if fitting and math.isfinite(ratio) else None
+    (col, row), *ends = [~transform @ place for place in zip(xs, ys, strict=True)]
+    east, south = ((end[0] - col, end[1] - row) for end in ends)
+    return east, south
 
 
 def boxes_overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
@@ -115,7 +131,7 @@ class View:
         """A window of the grid: pixels [bands, height, width], 0 outside of the raster, and valid [height, width].
 
         A pixel is valid where the raster's mask or alpha says so, else where not all of its bands equal the declared
-        nodata; a NaN in a taken band is never valid.
+        nodata; one whose taken bands hold a NaN, or a nodata that can be no brightness (see `hole_value`), is not.
         """
         raster = self.raster
         # Below an alpha band GDAL's own mask is right for uint8 and uint16 alone.
@@ -129,13 +145,29 @@ class View:
             window = Window(c0, r0, c1 - c0, r1 - r0)
             part = (slice(r0 - top, r1 - top), slice(c0 - left, c1 - left))
             pixels[(slice(None), *part)] = raster.read(bands, window=window)
-            if alpha is None:
-                valid[part] = raster.dataset_mask(window=window) > 0
-            else:
+            hole = hole_value(raster)
+            if alpha is not None:
                 valid[part] = raster.read(alpha, window=window) != 0
+            elif hole is not None:
+                valid[part] = (pixels[(slice(None), *part)] != hole).all(axis=0)
+            else:
+                valid[part] = raster.dataset_mask(window=window) > 0
         if pixels.dtype.kind == "f":
             valid &= ~np.isnan(pixels).any(axis=0)
         return pixels, valid
+
+
+def hole_value(raster: Any) -> float | None:
+    """The declared nodata of all bands where it can be no brightness: below 0 or above 16 bits, as height models have.
+
+    It is a hole in whichever band it stands. One within 0 to 65535 may be a pixel's true value in some of the bands.
+    None for such a one, and where an alpha or mask band says what is valid.
+    """
+    values, dtypes = set(raster.nodatavals), {np.dtype(dtype).kind for dtype in raster.dtypes}
+    value = values.pop()
+    if values or value is None or not dtypes <= {"i", "f"} or not (value < 0 or value > MAX_BRIGHTNESS):
+        return None
+    return None if any(MaskFlags.nodata not in flags for flags in raster.mask_flag_enums) else float(value)
 
 
 @contextmanager
@@ -188,7 +220,10 @@ def _own_offset(transform: Affine, crs: CRS, grid: Grid) -> tuple[int, int] | No
 
 
 def _warped(raster: Any, transform: Affine, grid: Grid) -> WarpedVRT:
-    has_alpha = ColorInterp.alpha in raster.colorinterp
+    hole = hole_value(raster)
+    holes = {"add_alpha": ColorInterp.alpha not in raster.colorinterp, "UNIFIED_SRC_NODATA": "YES"}
+    if hole is not None:  # each band around its own holes, which stay holes
+        holes = {"nodata": hole, "UNIFIED_SRC_NODATA": "NO"}
     moved = {} if transform == raster.transform else {"src_transform": transform}
     return WarpedVRT(
         raster,
@@ -197,8 +232,26 @@ def _warped(raster: Any, transform: Affine, grid: Grid) -> WarpedVRT:
         height=grid.height,
         width=grid.width,
         resampling=Resampling.bilinear,
-        add_alpha=not has_alpha,
-        UNIFIED_SRC_NODATA="YES",
         SRC_ALPHA_MAX="1",  # any alpha but 0 is imagery, also 1 in a band of 16 bits
+        **holes,
+        **_scales(raster, transform, grid),
         **moved,
     )
+
+
+def _scales(raster: Any, transform: Affine, grid: Grid) -> dict[str, str]:
+    """How many pixels of the grid there are per pixel of the raster, along the raster's columns and rows.
+
+    GDAL would take it from the shapes of a block of the grid and of the window around it in the raster, which is the
+    wider the more the two are turned against each other (far from a zone's meridian, or in a rotated raster), and
+    would blur by as much. {}, and so GDAL's way, where it differs over the grid by more than a tenth.
+    """
+    places = [(0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1)]
+    steps = [_steps(raster, transform, grid, *place) for place in places]
+    found = {}
+    for axis, name in enumerate(("XSCALE", "YSCALE")):
+        spans = [math.hypot(east[axis], south[axis]) for east, south in steps]
+        if not all(map(math.isfinite, spans)) or min(spans) <= 0 or max(spans) > 1.1 * min(spans):
+            return {}
+        found[name] = f"{1 / spans[0]:.6f}"
+    return found

@@ -97,6 +97,7 @@ def test_a_coarser_grid_reads_overviews(files, big, tmp_path, log, quick, pixels
     grid = Grid(**{**own.__dict__, **coarse})
     manifest, found, mask = shard_of(tmp_path, files.url("/big.tif"), grid, log)
     options = {} if level is None else {"overview_level": level}
+    scale = f"{(1 if level is None else 2 ** (level + 1)) / pixels:.6f}"
     with (
         rasterio.open(big, **options) as local,
         WarpedVRT(
@@ -107,6 +108,8 @@ def test_a_coarser_grid_reads_overviews(files, big, tmp_path, log, quick, pixels
             height=side,
             resampling=Resampling.bilinear,
             add_alpha=True,
+            XSCALE=scale,
+            YSCALE=scale,
         ) as seen,
     ):
         assert np.array_equal(found, seen.read([1])) and (mask == 255).all()
