@@ -161,7 +161,7 @@ def test_liechtenstein_is_as_its_readme_says(pair):
     assert frames["landuse"].landuse.eq("forest").sum() == 54
     water = frames["water"].set_index("name")
     assert water.natural.eq("water").sum() == 20
-    assert found["relations_missing_members"] == [77] and len(found["relations_without_tags"]) == 5
+    assert found["relations_missing_members"] == [77] and len(found["relations_without_tags"]) == 6
     lake = water.loc["Gampriner Seele"].geometry
     assert abs(GEOD.geometry_area_perimeter(lake)[0]) == pytest.approx(11_000, rel=0.01)
     assert lake.centroid.distance(shapely.Point(9.506, 47.215)) < 0.02  # beside the village of Gamprin

@@ -61,7 +61,7 @@ def extract_osm(
         ``sources``, ``bbox``, ``features`` per layer; ``coastline``: ways, their ids, and km inside of the widened box;
         and sorted ids of what the extracts, box or not, do not hold whole: ``relations_missing_members``,
         ``relations_not_assembled``, ``relations_without_tags`` (old-style multipolygons, whose tags sit on the outer
-        way), ``ways_missing_nodes`` and ``areas_not_assembled``.
+        way), ``ways_missing_nodes`` and ``areas_not_assembled`` (open ways with the tags of an area too).
 
     Raises:
         DataError: a file is absent, damaged or no PBF, or the disk takes no more; nothing is written then.

@@ -57,7 +57,11 @@ def merge_extract(extract: Extract, position: int, layers: Layers, account: Acco
     """Add the features of the extract read as number `position` to `layers`, and what is lost to `account`."""
     incomplete = _relations(extract, position, layers, account)
     members = set().union(*incomplete.values()) if incomplete else set()
-    present = _ways(extract, position, layers, account, members)
+    present, open_areas = _ways(extract, position, layers, account, members)
+    if open_areas:
+        for _, _, members_text in read_objects(extract.relations):
+            open_areas.difference_update(member_ways(members_text))
+        account.areas_not_assembled |= open_areas
     for relation, ways in incomplete.items():
         whole = ways <= present
         (account.relations_not_assembled if whole else account.relations_missing_members).add(relation)
@@ -101,9 +105,11 @@ class _Head:
         return taken
 
 
-def _ways(extract: Extract, position: int, layers: Layers, account: Account, members: set[int]) -> set[int]:
-    """Add lines and areas of ways; return those of `members` that the extract holds."""
-    present = set()
+def _ways(
+    extract: Extract, position: int, layers: Layers, account: Account, members: set[int]
+) -> tuple[set[int], set[int]]:
+    """Add lines and areas of ways; return those of `members` that the extract holds, and open ways tagged as areas."""
+    present, open_areas = set(), set()
     lines, areas = _Head(shape_rows(extract.lines)), _Head(shape_rows(extract.areas))
     for number, text, nodes in read_objects(extract.ways):
         if number in members:
@@ -120,9 +126,11 @@ def _ways(extract: Extract, position: int, layers: Layers, account: Account, mem
                     layers.add(layer, "way", number, described, wkb, position)
         if kinds and not as_area and osm_tags.is_area(tags, closed):
             account.areas_not_assembled.add(number)
+        elif not closed and not as_area and osm_tags.is_open_area(tags):
+            open_areas.add(number)
         if as_line:
             _line(number, described, closed, as_line, position, layers, account)
-    return present
+    return present, open_areas
 
 
 def _line(

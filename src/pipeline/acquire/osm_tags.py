@@ -25,12 +25,23 @@ WATER_AREAS = ("riverbank", "dock")  # waterway=* that are areas by themselves
 FLOWING = ("river", "stream", "canal", "ditch", "drain", "tidal_channel", "fairway")  # areas only with area=yes
 # Closed lines that surround no area of the feature's kind: the inside of a coastline is an island.
 LINEAR_NATURAL = ("coastline", "cliff", "ridge", "arete", "valley", "tree_row", "earth_bank", "gully")
+AREA_NATURAL = ("water", "wood", "scrub", "heath", "grassland", "wetland", "glacier")  # never lines
+UNSAYING = {"type", "source", "created_by", "note", "fixme", "name", "wikidata", "wikipedia"}  # keys, without suffix
 RAILWAY_PLACES = ("station", "halt", "platform", "roundhouse", "turntable", "traverser", "signal_box", "wash", "yard")
 
 
 def is_area(tags: Tags, closed: bool) -> bool:
     """Whether a way says to be an area, be it open by mistake."""
     return tags.get("area") == "yes" or (closed and tags.get("area") != "no")
+
+
+def is_open_area(tags: Tags) -> bool:
+    """Whether an open way has tags of areas alone: a mistake, unless it is a part of a multipolygon's ring."""
+    if tags.get("waterway") == "riverbank":
+        return True
+    if not tags.keys().isdisjoint(("area", "barrier", *LINE_LAYERS.values())):
+        return False
+    return tags.get("building", "no") != "no" or "landuse" in tags or tags.get("natural") in AREA_NATURAL
 
 
 def area_layers(tags: Tags, *, relation: bool) -> list[str]:
@@ -75,4 +86,4 @@ def is_coastline(tags: Tags) -> bool:
 
 def is_old_style(tags: Tags) -> bool:
     """Whether a multipolygon relation says nothing of what it is: its tags are those of the outer way."""
-    return tags.get("type") == "multipolygon" and not set(tags) - {"type", "source", "created_by"}
+    return tags.get("type") == "multipolygon" and not {key.partition(":")[0].lower() for key in tags} - UNSAYING

@@ -196,8 +196,11 @@ def _parts(shape):
 def test_nothing_else_is_lost_but_what_is_named(made):
     _, _, found, lines = made
     assert found["relations_without_tags"] == [13]
-    kinds = ("relations_missing_members", "relations_not_assembled", "areas_not_assembled", "ways_missing_nodes")
+    kinds = ("relations_missing_members", "relations_not_assembled", "ways_missing_nodes")
     assert {kind: found[kind] for kind in kinds} == {kind: [] for kind in kinds}
+    sheet = made[0]
+    open_ways = [{"waterway": "riverbank"}, {"natural": "water"}, {"landuse": "forest"}]
+    assert [sheet.tags["way", number] for number in found["areas_not_assembled"]] == open_ways
     assert any("old style" in line and line.endswith(": 13") for line in lines)
 
 
@@ -227,6 +230,61 @@ def test_broken_areas_and_lines_are_named(tmp_path):
     assert found["ways_missing_nodes"] == [4, 5]
     assert found["relations_not_assembled"] == [1]
     assert found["relations_missing_members"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("tags", "named"),
+    [
+        ({"building": "yes"}, True),
+        ({"landuse": "meadow"}, True),
+        ({"natural": "water"}, True),
+        ({"natural": "wood", "source": "x"}, True),
+        ({"waterway": "riverbank"}, True),
+        ({"building": "no"}, False),
+        ({"natural": "tree_row"}, False),
+        ({"natural": "bay"}, False),
+        ({"leisure": "track"}, False),
+        ({"waterway": "dock"}, False),
+        ({"highway": "track", "landuse": "forest"}, False),  # a line of its own
+        ({"barrier": "hedge", "landuse": "hedge"}, False),
+        ({"natural": "wood", "area": "no"}, False),
+    ],
+)
+def test_an_open_way_with_tags_of_areas_is_named_unless_it_is_a_part_of_a_ring(tmp_path, tags, named):
+    """Open ways 1 alone, 2 and 3 in a tagged relation, 4 in one without tags, 5 in a boundary, 6 in a route."""
+    city = Map()
+    square = ring(8.0, 50.0, 0.01)
+    for number, points in ((1, square[:3]), (2, square[:3]), (3, square[2:]), (4, square[:3]), (5, square[:3])):
+        city.way(number, points, tags)
+    city.way(6, square[2:], tags)
+    city.relation(1, [("w", 2, "outer"), ("w", 3, "outer")], {"type": "multipolygon", "natural": "water"})
+    city.relation(2, [("w", 4, "outer")], {"type": "multipolygon"})
+    city.relation(3, [("w", 5, "outer")], {"type": "boundary", "boundary": "national_park"})
+    city.relation(4, [("w", 6, "")], {"type": "route", "route": "hiking"})
+    frames, found, lines = extract(tmp_path, city)
+    assert found["areas_not_assembled"] == ([1, 6] if named else [])
+    assert frames["water"].osm_id.tolist() == [1] and found["relations_without_tags"] == [2]
+    assert any("ways left out as areas" in line and line.endswith(": 1, 6") for line in lines) == named
+
+
+@pytest.mark.parametrize(
+    ("tags", "old"),
+    [
+        ({}, True),
+        ({"source": "survey", "source:date": "2012"}, True),
+        ({"FIXME": "what is this?"}, True),
+        ({"name": "Wald", "name:de": "Wald", "note": "x"}, True),
+        ({"boundary": "administrative", "name": "Wald"}, False),
+        ({"building:part": "yes"}, False),
+    ],
+)
+def test_relations_that_do_not_say_what_they_are_are_named(tmp_path, tags, old):
+    city = Map()
+    city.way(1, ring(8.0, 50.0, 0.01), {"landuse": "forest"})
+    city.way(2, ring(8.002, 50.002, 0.002), {})
+    city.relation(7, [("w", 1, "outer"), ("w", 2, "inner")], {"type": "multipolygon"} | tags)
+    _, found, _ = extract(tmp_path, city)
+    assert found["relations_without_tags"] == ([7] if old else [])
 
 
 def test_coastline_is_counted_measured_and_no_land(tmp_path):
