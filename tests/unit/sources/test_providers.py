@@ -21,6 +21,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 ENTRIES = sorted(path.stem for path in (PROJECT / "config/providers/imagery").glob("*.yaml"))
 RESTRICTED = {"bing", "google", "sentinel2_cloudless"}
 OAM = "5ac626e091b5310010e0d482/0/5ac626e091b5310010e0d483"
+SCENES = "sentinel2_l2a"  # found by a search and read by window: any zoom, and no golden url
 EXTRA = {"openaerialmap": f", values: {{image: {OAM}}}"}
 
 # provider: zoom, a tile of it (x, y), the request
@@ -60,7 +61,7 @@ GOLDEN = {
 }
 
 
-@pytest.fixture(params=ENTRIES)
+@pytest.fixture(params=[name for name in ENTRIES if name != SCENES])
 def entry(request):
     return request.param
 
@@ -79,7 +80,7 @@ def region(tmp_path, name, zoom, x, y, extra=""):
 
 
 def test_every_entry_has_a_golden_url():
-    assert sorted(GOLDEN) == ENTRIES
+    assert sorted([*GOLDEN, SCENES]) == ENTRIES
 
 
 def test_the_first_request_is_what_the_provider_documents(entry, tmp_path):
@@ -121,6 +122,33 @@ def test_a_zoom_that_a_provider_has_not_is_one_line(entry, tmp_path):
     with pytest.raises(ConfigError, match=r"imagery\.it: zoom 23 is not one of the source's \(\d+ to \d+\)") as caught:
         region(tmp_path, entry, 23, x << low, y << low)
     assert "\n" not in str(caught.value)
+
+
+def test_scenes_of_sentinel_2_are_searched_as_the_catalogue_documents(tmp_path):
+    """The body of a STAC API's search: collections, bbox, datetime, the query extension."""
+    source = region(tmp_path, SCENES, 12, 2146, 1387).imagery["it"]
+    assert source.attribution and source.terms.startswith("https://") and source.off("it") is None
+    assert source.rate_per_s <= 10 and source.connections <= 4
+    asked = []
+
+    def get_json(url, body):
+        asked.append((url, body))
+        asset = {"href": "https://example.org/TCI.tif"}
+        item = {"type": "Feature", "id": "a", "bbox": [8, 50, 9, 51], "assets": {"visual": asset}}
+        return {"type": "FeatureCollection", "features": [item]}
+
+    assert [file.places for file in source.files((8.6, 50.1, 8.7, 50.2), get_json)] == [
+        ("https://example.org/TCI.tif",)
+    ]
+    ((url, body),) = asked
+    assert url == "https://earth-search.aws.element84.com/v1/search"
+    assert body == {
+        "collections": ["sentinel-2-l2a"],
+        "bbox": [8.6, 50.1, 8.7, 50.2],
+        "datetime": "2024-05-01T00:00:00Z/2024-09-30T23:59:59Z",
+        "query": {"eo:cloud_cover": {"lte": 10}},
+        "limit": 100,
+    }
 
 
 def test_an_image_of_openaerialmap_is_named_or_pasted_whole(tmp_path):
