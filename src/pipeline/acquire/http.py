@@ -25,7 +25,18 @@ from pipeline.acquire.keys import TileUrl
 from pipeline.command import Log
 from pipeline.errors import DownloadError
 
-__all__ = ["MISSING", "RETRIED", "BadTile", "Errand", "Fetched", "Policy", "TileUrl", "fetch_all", "retry_after_s"]
+__all__ = [
+    "MISSING",
+    "RETRIED",
+    "BadTile",
+    "Errand",
+    "Fetched",
+    "Policy",
+    "Refused",
+    "TileUrl",
+    "fetch_all",
+    "retry_after_s",
+]
 
 MISSING = frozenset({204, 404, 410})  # the server has no such tile: remembered, never asked again
 RETRIED = frozenset({408, 425, 429})  # and every 5xx
@@ -33,6 +44,14 @@ MAX_TILE_BYTES = 16 << 20
 WORDS = 200  # characters of a server's own words in an error
 
 Check = Callable[[Tile, Answer, Mapping[str, str]], Answer]
+
+
+class Refused(DownloadError):
+    """An error message under status 200 in place of a tile; `words` are the server's own."""
+
+    def __init__(self, text: str, words: str) -> None:
+        super().__init__(text)
+        self.words = words
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,7 @@ class Errand:
         label: what the log calls this download.
         url, policy: whom to ask, and how hard.
         check: (tile, answer of status 200, headers) → the answer to store; raises BadTile for a body to be asked for
-            again, DownloadError for one that no retry mends.
+            again, Refused for an error message, DownloadError for a body that no retry mends.
         refusal: (body, content type) → the server's own words in an error message, or None.
         note: file that keeps the host's Retry-After for the next download from it.
     """
@@ -111,11 +130,11 @@ class Errand:
 def fetch_all(errand: Errand, tiles: Sequence[Tile], cache: TileCache, log: Log) -> Fetched:
     """Bring every tile into `cache` that is not there yet, and ask again for those older than `max_age_s`.
 
-    Connection errors, timeouts, 408, 425, 429, 5xx, cut-off bodies and bodies that `check` finds bad are tried again
-    after a random part of ``backoff_s · 2^attempt`` seconds, or after the server's Retry-After, which holds back all
-    connections. 404, 410 and 204 mean that the tile is missing. What is in the cache stays unless the server sends
-    another version: an old tile that cannot be had again is kept and counted. `cache` keeps what was fetched also when
-    this function fails; `log` takes a line per 10 s.
+    Connection errors, timeouts, 408, 425, 429, 5xx, cut-off bodies, bodies that `check` finds bad and error messages of
+    a server that has sent something before are tried again after a random part of ``backoff_s · 2^attempt`` seconds, or
+    after the server's Retry-After, which holds back all connections. 404, 410 and 204 mean that the tile is missing.
+    What is in the cache stays unless the server sends another version: an old tile that cannot be had again is kept and
+    counted. `cache` keeps what was fetched also when this function fails; `log` takes a line per 10 s.
 
     Raises:
         DownloadError: any other 4xx at once; tiles that still fail after all retries, with their count and an example.
@@ -204,8 +223,9 @@ class _Download:
         return clients * workers if self.policy.http2 else clients
 
     async def _only_to_its_host(self, request: httpx.Request) -> None:
-        """Take our headers off a request that a redirect sends to another host: they may hold a key."""
-        if self.url.headers and request.extensions.get("tile_host") != request.url.netloc:
+        """Take our headers off a request that a redirect sends to another host, or off TLS: they may hold a key."""
+        scheme, netloc = request.extensions["asked"]
+        if netloc != request.url.netloc or (scheme, request.url.scheme) == ("https", "http"):
             for name in self.url.headers:
                 request.headers.pop(name, None)
 
@@ -270,6 +290,10 @@ class _Download:
             checked = await asyncio.to_thread(self.errand.check, tile, answer, headers)
         except BadTile as error:
             raise _Retry(f"{error} ({answer.content_type[:40] or 'no content type'})") from None
+        except Refused as refused:
+            if not self.done.fetched:  # what the server refuses from the start, it goes on refusing
+                raise
+            raise _Retry(refused.words) from None
         if checked.reason and self._had_imagery(tile):
             raise DownloadError(checked.reason)
         return checked
@@ -331,7 +355,7 @@ class _Download:
 async def _get(client: httpx.AsyncClient, address: str, headers: dict[str, str]) -> tuple[httpx.Response, bytes]:
     """One answer with its body; a body above `MAX_TILE_BYTES` is not read to its end."""
     request = client.build_request("GET", address, headers=headers)
-    request.extensions["tile_host"] = request.url.netloc
+    request.extensions["asked"] = (request.url.scheme, request.url.netloc)
     response = await client.send(request, stream=True)
     try:
         body = bytearray()

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.acquire.cache import Answer, Entry, TileCache, cache_path
 from pipeline.acquire.hosts import turn
-from pipeline.acquire.http import MISSING, Check, Errand, Fetched, Policy, fetch_all
+from pipeline.acquire.http import MISSING, Check, Errand, Fetched, Policy, Refused, fetch_all
 from pipeline.acquire.images import TRANSPARENT, decode_tile, one_colour
 from pipeline.acquire.keys import TileUrl, public
 from pipeline.acquire.rows import TileRow
@@ -35,7 +35,8 @@ def download_tiles(
 ) -> tuple[dict[str, Any], list[TileRow]]:
     """Fetch the tiles of one shard and write them to `out`.
 
-    Tiles become uint8 RGB whatever their format; alpha 0, missing and blank tiles are without imagery. One download at
+    Tiles become uint8 RGB whatever their format; alpha 0, missing and blank tiles are without imagery, and a tile that
+    is clear all over counts as missing. One download at
     a time asks a host, whatever the source, shard and region, so that `connections`, `rate_per_s` and Retry-After hold
     for the host. With `source.serve`, a server on loopback lives as long as the download, nobody waits for it, and
     tiles are read again once files changed.
@@ -133,11 +134,13 @@ def check_of(label: str, source: TiledSource, url: TileUrl, tile_px: int) -> Che
         refused = source.refusal(answer.body, answer.content_type)
         where = f"{label}: tile {'/'.join(map(str, tile))} of {url.public}"
         if refused is not None:
-            raise DownloadError(f"{where}: the server refuses it: {url.redact(refused)[:200]}")
+            words = f"the server refuses it: {url.redact(refused)[:200]}"
+            raise Refused(f"{where}: {words}", words)
         try:
-            return replace(answer, colour=one_colour(answer.body, tile_px))
+            colour = one_colour(answer.body, tile_px)
         except DataError as error:
             raise DownloadError(f"{where} {error}") from None
+        return replace(answer, colour=colour, reason=TRANSPARENT if colour == TRANSPARENT else "")
 
     return check
 
@@ -145,7 +148,7 @@ def check_of(label: str, source: TiledSource, url: TileUrl, tile_px: int) -> Che
 def _missing(
     tiles: Mapping[Tile, Any], entries: Mapping[Tile, Entry], store: TileCache, blank: BlankTiles | None, tile_px: int
 ) -> dict[Tile, str]:
-    """The tiles without imagery → why: what the server has not, and what `blank` says is none."""
+    """The tiles without imagery → why: what the server has not, what is clear, and what `blank` says is none."""
     hashes = set() if blank is None else {text.lower() for text in blank.sha256}
     colours = set() if blank is None else {bytes(colour).hex() for colour in blank.colours}
     found: dict[Tile, str] = {}
@@ -153,8 +156,8 @@ def _missing(
         entry = entries[tile]
         if entry.status in MISSING:
             found[tile] = f"HTTP {entry.status}"
-        elif entry.reason:
-            found[tile] = entry.reason
+        elif entry.reason or entry.colour == TRANSPARENT:  # the latter alone in caches of an earlier version
+            found[tile] = entry.reason or TRANSPARENT
         elif entry.sha256 in hashes:
             found[tile] = "blank: placeholder"
         elif colours:
@@ -197,12 +200,10 @@ def _report(label: str, done: Fetched, missing: Mapping[Tile, str], entries: Map
 
 def _suspects(entries: list[Entry]) -> list[str]:
     """What looks like "no imagery" among tiles that count as imagery; that it is, only `blank` in the config says."""
-    transparent = sum(entry.colour == TRANSPARENT for entry in entries)
-    colours = Counter(f"#{entry.colour}" for entry in entries if entry.colour not in (None, "", TRANSPARENT))
+    colours = Counter(f"#{entry.colour}" for entry in entries if entry.colour)
     bodies = Counter(entry.sha256 for entry in entries if entry.colour == "")
     body, times = max(bodies.items(), key=lambda item: item[1], default=("", 0))
-    found = [f"{transparent} transparent all over"] if transparent else []
-    found += [f"{colours.total()} of one colour ({_counts(colours)})"] if colours else []
+    found = [f"{colours.total()} of one colour ({_counts(colours)})"] if colours else []
     return found + ([f"{times} the same image (sha256 {body})"] if times >= REPEATED else [])
 
 
@@ -219,10 +220,7 @@ def _too_many(label: str, name: str, missing: Mapping[Tile, str], count: int, ur
 
 
 def _row(tile: Tile, entry: Entry, reason: str) -> TileRow:
-    transparent = TRANSPARENT if entry.colour == TRANSPARENT else ""
-    return TileRow(
-        *tile, entry.status, reason or transparent, entry.bytes, entry.sha256, entry.fetched[:10], entry.etag
-    )
+    return TileRow(*tile, entry.status, reason, entry.bytes, entry.sha256, entry.fetched[:10], entry.etag)
 
 
 def _strips(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from urllib.parse import quote, quote_plus
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -333,6 +334,25 @@ def test_headers_are_sent_with_their_keys_but_to_no_other_server(server, tmp_pat
             fetch_all(Errand("oam", url, FAST, check), [(3, 0, 0), (3, 1, 0)], cache, log)
     assert [headers["x-api-key"] for headers in server.seen] == ["id s3cr3t"] * 2
     assert [other.asked, "x-api-key" in other.seen[0], "referer" in other.seen[0]] == [[(3, 1, 0)], False, False]
+
+
+def test_headers_do_not_leave_tls(tmp_path, log, monkeypatch):
+    seen = []
+
+    async def answer(self, request):
+        seen.append((request.url.scheme, request.headers.get("x-api-key")))
+        where = {"https": "http://maps.example/plain", "http": "https://maps.example/safe"}[request.url.scheme]
+        if request.url.path in ("/plain", "/safe"):
+            return httpx.Response(200, content=b"tile", request=request)
+        return httpx.Response(302, headers={"Location": where}, request=request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
+    for scheme in ("https", "http"):
+        url = TileUrl(f"{scheme}://maps.example/{{z}}/{{x}}/{{y}}", headers={"X-Api-Key": "typed"})
+        errand = Errand("it", url, FAST, lambda tile, answer, headers: answer)
+        with TileCache(tmp_path / f"{scheme}.sqlite", url.public, log) as cache:
+            fetch_all(errand, [(3, 0, 0)], cache, log)
+    assert seen == [("https", "typed"), ("http", None), ("http", "typed"), ("https", "typed")]
 
 
 def test_an_unset_variable_of_a_header_is_named(monkeypatch):

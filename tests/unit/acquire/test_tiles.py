@@ -411,12 +411,14 @@ def test_blank_tiles_are_missing(full, tmp_path, log, tiles, how):
         assert len(full.asked) == asked
 
 
-def test_a_tile_transparent_all_over_is_named_but_not_missing(full, tmp_path, log, tiles):
+def test_a_tile_transparent_all_over_is_missing(full, tmp_path, log, tiles):
     clear = tiles["noise"]((1, 1, 1), 4).copy()
     clear[..., 3] = 0
     full.tiles[ZOOM, X0 + 3, Y0 + 3] = tiles["encode"](clear)
-    result, out = download(tmp_path, full.url(), log)
-    assert result["tiles"]["missing"] == 0 and "1 transparent all over" in log.lines[-1]
+    with pytest.raises(DownloadError, match=r"1 of 30 tiles .* are missing .*1 × transparent"):
+        download(tmp_path, full.url(), log)
+    result, out = download(tmp_path, full.url(), log, max_missing=0.1)
+    assert result["tiles"]["missing"] == 1 and result["missing"] == {"transparent": 1}
     assert [row["reason"] for row in rows(out) if row["reason"]] == ["transparent"]
     with rasterio.open(out) as raster:
         assert (raster.dataset_mask() == 0).sum() == 256 * 256

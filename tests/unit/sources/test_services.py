@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from pipeline.acquire.http import Policy
 from pipeline.acquire.tiles import download_tiles
 from pipeline.errors import DownloadError
 from pipeline.grid import Grid, mercator_lonlat, web_mercator_grid
@@ -117,3 +118,19 @@ def test_an_exception_under_status_200_is_told_in_its_own_words(service, quiet, 
     assert "topsecret" not in str(caught.value) and "\n" not in str(caught.value)
     assert all("key=topsecret" in path for path in service.paths), "the request alone has it"
     assert not any(b"topsecret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_service_that_fails_for_a_moment_is_asked_again(service, quiet, tmp_path, monkeypatch):
+    """Map servers tell of a moment's trouble, too, under status 200."""
+    monkeypatch.setattr("pipeline.acquire.tiles.Policy", lambda *given, **more: Policy(*given, backoff_s=0.002, **more))
+    words = b"<ServiceExceptionReport><ServiceException>too busy</ServiceException></ServiceExceptionReport>"
+    answer, calls = service.answer, []
+
+    def busy(path):
+        calls.append(path)
+        return words if len(calls) in (3, 4, 7) else answer(path)
+
+    service.answer = busy
+    for pixels, expected in download(tmp_path, wms(service, connections=1, tile_px=128), world(), quiet, zoom=16):
+        assert np.array_equal(pixels, expected)
+    assert len(calls) == len(set(calls)) + 3
