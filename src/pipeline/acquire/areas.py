@@ -111,7 +111,7 @@ def prepared_areas(
             pyogrio.raw.write_arrow(
                 reader, path, driver="FlatGeobuf", geometry_name="geometry", geometry_type="Unknown", crs=grid.crs
             )
-        except FILE_ERRORS as error:
+        except (*FILE_ERRORS, RuntimeError) as error:  # RuntimeError: of the source, by way of arrow
             raise (preparing.failure or _unwritten(scratch, error)) from None
         yield (Areas(path, grid) if preparing.written else NoAreas()), preparing.counts
     finally:
@@ -191,6 +191,7 @@ class _Preparing:
 def _areas(shapes: Shapes) -> tuple[Shapes, npt.NDArray[np.bool_]]:
     """Valid polygons and multipolygons, None for what has no area; and which were repaired."""
     shapes = shapely.force_2d(shapes)
+    shapes[~np.isfinite(shapely.bounds(shapes)).all(axis=1)] = None  # of no place
     broken = ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
     if broken.any():
         shapes[broken] = [_polygons(shape) for shape in shapely.make_valid(shapes[broken])]

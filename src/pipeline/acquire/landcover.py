@@ -19,7 +19,7 @@ from pipeline.acquire.class_raster import read_colour_table as read_colour_table
 from pipeline.acquire.landcover_raster import local_cover, remote_covers
 from pipeline.acquire.landcover_service import service_cover
 from pipeline.acquire.landcover_vector import vector_cover
-from pipeline.acquire.legend import Codes, Legend
+from pipeline.acquire.legend import Codes, Legend, shown
 from pipeline.acquire.shards import GDAL_OPTIONS
 from pipeline.command import Log
 from pipeline.config import IGNORE, ClassScheme, LandcoverConfig
@@ -164,8 +164,12 @@ def _report(found: dict[str, Any], place: str, total: int, log: Log) -> None:
     shares = ", ".join(f"{name} {entry['share']:.1%}" for name, entry in found["classes"].items())
     log(f"{place}: {shares}; without data {found['outside'] / total:.1%}")
     if found["unmapped"]:
-        listed = ", ".join(f"{entry['value']} {entry['share']:.2%}" for entry in found["unmapped"][:10])
+        listed = ", ".join(f"{shown(entry['value'])} {entry['share']:.2%}" for entry in found["unmapped"][:10])
         log(f"{place}: {len(found['unmapped'])} values are unmapped and became 255: {listed}")
+    left_out = {what: found["read"].get(what) for what in ("without_value", "without_area")}
+    if any(left_out.values()):
+        counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in left_out.items() if count)
+        log(f"{place}: of {found['read']['features']} features some were left out: {counts}")
 
 
 def _one_line(error: Exception) -> str:

@@ -180,6 +180,8 @@ def _check_raster(raster: Any, place: str, config: LandcoverConfig) -> None:
         raise DataError(f"{place}: band {config.band} does not exist; it has 1 to {raster.count}")
     if raster.dtypes[config.band - 1].startswith("complex"):
         raise DataError(f"{place}: band {config.band} holds complex numbers, no land cover")
+    if raster.transform.determinant == 0:
+        raise DataError(f"{place}: its pixels have no size (transform {tuple(raster.transform)[:6]}); get it again")
     nodata = raster.nodatavals[config.band - 1]
     named = {key_of(value): name for value, name in config.classes.items()}
     if nodata is not None and key_of(nodata) in named:

@@ -96,6 +96,16 @@ def _batches(config: LandcoverVector, layer: str, boxes: list[Box]) -> Iterator[
                         shapely.from_wkb(batch[shape_column].to_numpy(zero_copy_only=False), on_invalid="ignore"),
                         box,
                     )
+    except NotImplementedError:
+        raise DataError(
+            f"{config.path}: layer {layer!r} holds curves; make straight lines of them with "
+            "ogr2ogr -nlt CONVERT_TO_LINEAR"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{config.path}: the text of {config.field!r} is no UTF-8 ({error.object[:40]!r}); give the file its "
+            "encoding, for a shapefile in the .cpg beside it"
+        ) from None
     except FILE_ERRORS as error:
         raise DataError(f"{config.path}: is damaged ({_one_line(error)}); get it again") from None
 

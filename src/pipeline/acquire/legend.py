@@ -36,6 +36,11 @@ def key_of(value: Any) -> Key | None:
     return int(text) if text.removeprefix("-").isdecimal() and str(int(text)) == text else text
 
 
+def shown(value: Key) -> str:
+    """A value in a line for people: an empty text is seen too."""
+    return str(value) or "''"
+
+
 class Legend:
     """Gives every value that occurs a code of its own, in the order of their coming, and counts pixels by code.
 
@@ -121,7 +126,9 @@ class Legend:
         share = sum(entry["pixels"] for entry in unmapped) / total
         if share <= limit:
             return
-        listed = ", ".join(f"{entry['value']} ({entry['share']:.2%} of the region)" for entry in unmapped[:LISTED])
+        listed = ", ".join(
+            f"{shown(entry['value'])} ({entry['share']:.2%} of the region)" for entry in unmapped[:LISTED]
+        )
         more = f" and {len(unmapped) - LISTED} more" if len(unmapped) > LISTED else ""
         allowed = f"; unmapped are {share:.2%}, max_unmapped allows {limit:.2%}" if limit else ""
         raise DataError(f"{self._place}: no class for value {listed}{more}{allowed}; add each to `classes` or `ignore`")

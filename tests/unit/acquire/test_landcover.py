@@ -129,6 +129,12 @@ def test_unknown_value_is_named_with_its_share(tmp_path):
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
+def flat(path):
+    transform = rasterio.Affine(0, 0, 8.0, 0, 0, 50.0)
+    with rasterio.open(path, "w", "GTiff", 9, 9, 1, dtype="uint8", crs="EPSG:4326", transform=transform) as raster:
+        raster.write(np.full((1, 9, 9), 10, np.uint8))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -137,6 +143,7 @@ def test_unknown_value_is_named_with_its_share(tmp_path):
         (lambda path: source(path, random_values(), crs=None), "no coordinate system"),
         (lambda path: source(path, random_values(), west=20.0), "has no data in the region"),
         (lambda path: source(path, random_values(), nodata=10), "value 10 is the file's nodata"),
+        (flat, "its pixels have no size"),
     ],
 )
 def test_unusable_source_is_one_clear_error(tmp_path, make, message):

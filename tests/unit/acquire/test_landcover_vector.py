@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import struct
 import subprocess
 import sys
 
@@ -124,7 +126,7 @@ def test_numbers_text_and_keys_of_either_kind_meet(tmp_path):
         warp(tmp_path, tmp_path / "text.gpkg", field="code", classes={311: "forest", "311": "water"}, ignore=[])
 
 
-def test_nulls_and_broken_shapes_are_counted(tmp_path):
+def test_nulls_and_broken_shapes_are_counted(tmp_path, capsys):
     left, _, _, top = GRID.bounds
     bow = shapely.Polygon([(0, 0), (400, 400), (400, 0), (0, 400)])
     shapes = [shapely.transform(shape, lambda p: p * [1, -1] + [left, top]) for shape in (bow, shapely.box(0, 0, 9, 9))]
@@ -133,11 +135,22 @@ def test_nulls_and_broken_shapes_are_counted(tmp_path):
     frame = pd.concat([frame, geopandas.GeoDataFrame({"use": ["b"]}, geometry=[None], crs=3857)])
     frame.to_file(tmp_path / "cover.gpkg")
     band, found = warp(tmp_path, tmp_path / "cover.gpkg")
+    assert "of 4 features some were left out: 1 without value, 1 without area" in capsys.readouterr().err
     counts = {"features": 4, "repaired": 1, "without_value": 1, "without_area": 1}
     assert {key: found["read"][key] for key in counts} == counts
     area = (band == 0).sum() * GRID.res_x**2
     assert area == pytest.approx(400 * 400 / 2, rel=0.03)  # both wings of the bow tie
     assert (band == 2).sum() == 0 and found["outside"] == (band == 255).sum()
+
+
+def test_a_polygon_that_reaches_to_infinity_has_no_area(tmp_path):
+    left, _, _, top = GRID.bounds
+    shapes = [shapely.box(left, top - 500, left + 500, top), shapely.Polygon([(left, top), (np.inf, top - 9), (9, 9)])]
+    frame = geopandas.GeoDataFrame({"use": ["a", "b"]}, geometry=shapes, crs=3857)
+    frame.to_file(tmp_path / "cover.gpkg")
+    band, found = warp(tmp_path, tmp_path / "cover.gpkg")
+    assert set(np.unique(band)) == {0, 255} and found["read"]["features"] == 2
+    assert (found["read"]["without_area"], found["read"]["repaired"]) == (1, 0)
 
 
 def test_an_unmapped_value_fails_above_the_limit_and_is_listed_below_it(tmp_path):
@@ -189,6 +202,28 @@ def layers(path):
     stars(5).to_file(path, layer="two")
 
 
+def curves(path):
+    """By hand: geopandas writes none. A circle of two arcs in GeoPackage's binary form."""
+    stars(1).assign(use="a").to_file(path, layer="x")
+    with sqlite3.connect(path) as base:
+        ((blob,),) = base.execute("select geom from x").fetchall()
+        x, y = 457_000.0, 5_538_000.0
+        points = [(x - 99, y), (x, y + 99), (x + 99, y), (x, y - 99), (x - 99, y)]
+        arcs = struct.pack("<BII", 1, 8, 5) + b"".join(struct.pack("<dd", *point) for point in points)
+        curve = blob[:40] + struct.pack("<BII", 1, 10, 1) + arcs  # header with its box, CurvePolygon, CircularString
+        for (name,) in base.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+            base.execute(f"drop trigger {name}")
+        base.execute("update x set geom = ?", [curve])
+        base.execute("update gpkg_geometry_columns set geometry_type_name = 'GEOMETRY'")
+
+
+def not_utf8(path):
+    stars(5).assign(use="zzz").to_file(path.with_suffix(".shp"))
+    table = path.with_suffix(".dbf")
+    table.write_bytes(table.read_bytes().replace(b"zzz", b"\xfczz"))
+    path.with_suffix(".cpg").write_text("UTF-8")
+
+
 def cut_off(path):
     stars().to_file(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -207,6 +242,7 @@ def cut_off(path):
         (lambda path: stars(5).set_geometry(stars(5).centroid).to_file(path), {}, "holds Point, no areas"),
         (lambda path: stars(5).translate(90_000).to_frame("geometry").assign(use="a").to_file(path), {}, "no data in"),
         (cut_off, {}, "damaged|cannot be read"),
+        (curves, {}, "layer 'x' holds curves; .*CONVERT_TO_LINEAR"),
     ],
 )
 def test_unusable_polygons_are_one_clear_error(tmp_path, make, settings, message):
@@ -215,6 +251,14 @@ def test_unusable_polygons_are_one_clear_error(tmp_path, make, settings, message
     with pytest.raises(DataError, match=message) as caught:
         warp(tmp_path, path, **settings)
     assert "cover.gpkg" in str(caught.value) and "\n" not in str(caught.value)
+    nothing_left(tmp_path)
+
+
+def test_text_of_an_unknown_encoding_is_one_clear_error(tmp_path):
+    not_utf8(tmp_path / "cover.shp")
+    with pytest.raises(DataError, match=r"cover\.shp: the text of 'use' is no UTF-8 .*\.cpg") as caught:
+        warp(tmp_path, tmp_path / "cover.shp")
+    assert "\n" not in str(caught.value)
     nothing_left(tmp_path)
 
 
