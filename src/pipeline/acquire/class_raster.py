@@ -1,12 +1,15 @@
-"""How a raster of classes is stored: uint8 with a colour table, tiled and deflated."""
+"""How a raster of classes is stored: uint8 with a colour table, tiled and deflated; and whether one fits a grid."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import rasterio
 
+from pipeline.acquire.shards import open_raster
 from pipeline.config import IGNORE, ClassScheme
+from pipeline.errors import DataError
 from pipeline.grid import Grid, Shard
 
 
@@ -34,3 +37,27 @@ def class_profile(grid: Grid, shard: Shard, nodata: int | None) -> dict[str, Any
         "photometric": "palette",
         "bigtiff": "if_safer",
     }
+
+
+def lies_on(raster: Any, grid: Grid) -> bool:
+    """Whether an open raster has the grid's size, and its corners to a hundredth of a pixel."""
+    turned = raster.transform.b or raster.transform.d
+    tolerance = 0.01 * min(grid.res_x, grid.res_y)
+    apart = any(abs(found - wanted) > tolerance for found, wanted in zip(raster.bounds, grid.bounds, strict=True))
+    return (raster.width, raster.height) == (grid.width, grid.height) and not turned and not apart
+
+
+def check_on_grid(path: Path, grid: Grid) -> None:
+    """DataError unless the raster at `path`, somebody's own, lies on the grid and has one band of uint8."""
+    with open_raster(path) as raster:
+        fits, bands, dtype = lies_on(raster, grid), raster.count, raster.dtypes[0]
+    if not fits:
+        left, bottom, right, top = grid.bounds
+        raise DataError(
+            f"{path} does not lie on the region's grid; bring it there with gdalwarp -t_srs {grid.crs} "
+            f"-te {left} {bottom} {right} {top} -ts {grid.width} {grid.height} -r near"
+        )
+    if (bands, dtype) != (1, "uint8"):
+        raise DataError(
+            f"{path}: has {bands} bands of {dtype}; class rasters have one of uint8 (gdal_translate -ot Byte)"
+        )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from pyproj import Transformer
 
-from pipeline.acquire.shards import Mosaic, open_raster
+from pipeline.acquire.class_raster import check_on_grid
+from pipeline.acquire.shards import Mosaic
 from pipeline.config import IGNORE, ChipConfig, ClassScheme, RegionConfig
 from pipeline.dataset.store import StoreWriter, chip_id, positions, writing
 from pipeline.errors import DataError
@@ -120,21 +121,8 @@ def cut_chips(
     if store == "truth" or store.startswith("landcover-"):
         path = region.truth if store == "truth" else place / "landcover" / f"{store.removeprefix('landcover-')}.tif"
         assert path is not None
-        _check_on_grid(path, grid)
+        check_on_grid(path, grid)
         whole = replace(grid, shard_px=max(grid.width, grid.height))
         return cut_label_chips({"r00c00": path}, whole, region.chips, scheme, out, store, log)
     shards = {name: place / "labels" / store / f"{name}.tif" for name in names}
     return cut_label_chips(shards, grid, region.chips, scheme, out, store, log)
-
-
-def _check_on_grid(path: Path, grid: Grid) -> None:
-    with open_raster(path) as raster:
-        found = (raster.width, raster.height, *tuple(raster.transform)[:6])
-    wanted = (grid.width, grid.height, *grid.transform())
-    tolerance = 0.01 * min(grid.res_x, grid.res_y)
-    if any(abs(a - b) > tolerance for a, b in zip(found, wanted, strict=True)):
-        left, bottom, right, top = grid.bounds
-        raise DataError(
-            f"{path} does not lie on the region's grid; bring it there with gdalwarp -t_srs {grid.crs} "
-            f"-te {left} {bottom} {right} {top} -ts {grid.width} {grid.height} -r near"
-        )

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
-from pipeline.acquire.shards import GDAL_OPTIONS, Mosaic, open_raster
+from pipeline.acquire.class_raster import check_on_grid
+from pipeline.acquire.shards import GDAL_OPTIONS, Mosaic
 from pipeline.config import IGNORE, TRUTH, ClassScheme
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import atomic_file, write_json
@@ -129,31 +130,11 @@ def compare_labels(
 def _shard_paths(region: str, side: Labels, grid: Grid) -> tuple[dict[str, Path], Grid]:
     """The files of one side by shard name, and the grid that names them: a raster of the whole region is one shard."""
     if side.place.is_file():
-        _check_on_grid(side.place, grid)
+        check_on_grid(side.place, grid)
         return {"r00c00": side.place}, replace(grid, shard_px=max(grid.width, grid.height))
     paths = {shard.name: side.place / f"{shard.name}.tif" for shard in grid.shards()}
     require_shards(paths.values(), side.name, f"data/{region}/labels/{side.name}/summary.json")
     return paths, grid
-
-
-def _check_on_grid(path: Path, grid: Grid) -> None:
-    """DataError unless a raster has the grid's size and corners, to a hundredth of a pixel, and one band of uint8."""
-    with open_raster(path) as raster:
-        size, bands, dtype = (raster.width, raster.height), raster.count, raster.dtypes[0]
-        turned = raster.transform.b or raster.transform.d
-        corners = zip(raster.bounds, grid.bounds, strict=True)
-    tolerance = 0.01 * min(grid.res_x, grid.res_y)
-    apart = any(abs(found - wanted) > tolerance for found, wanted in corners)
-    if size != (grid.width, grid.height) or turned or apart:
-        left, bottom, right, top = grid.bounds
-        raise DataError(
-            f"{path} does not lie on the region's grid; bring it there with gdalwarp -t_srs {grid.crs} "
-            f"-te {left} {bottom} {right} {top} -ts {grid.width} {grid.height} -r near"
-        )
-    if (bands, dtype) != (1, "uint8"):
-        raise DataError(
-            f"{path}: has {bands} bands of {dtype}; class rasters have one of uint8 (gdal_translate -ot Byte)"
-        )
 
 
 def _strips(shard: Shard) -> Iterator[tuple[int, int]]:

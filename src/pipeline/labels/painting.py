@@ -13,6 +13,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from pipeline.acquire.class_raster import lies_on
 from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
 from pipeline.errors import DataError, choices
 from pipeline.grid import Grid, Shard
@@ -167,12 +168,9 @@ def _open_landcover(path: Path, grid: Grid) -> Any:
         raster = rasterio.open(path)
     except RasterioError as error:
         raise _unreadable(path, error) from None
-    if (raster.width, raster.height) != (grid.width, grid.height):
-        size = f"{raster.width} x {raster.height}"
+    if not lies_on(raster, grid):
         raster.close()
-        raise DataError(
-            f"{path}: is {size} px, the grid {grid.width} x {grid.height} px; delete it, and it is made again"
-        )
+        raise DataError(f"{path}: does not lie on the region's grid; delete it, and it is made again")
     return raster
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,12 +153,18 @@ def test_a_missing_chip_id_is_named(tmp_path: Path) -> None:
         store.rows_of(np.array(["a", "c"]))
 
 
-def test_a_truth_off_the_grid_is_an_error_that_says_how_to_bring_it_there(tmp_path: Path) -> None:
-    from dataclasses import replace
-
+@pytest.mark.parametrize(
+    "change",
+    [{"left": 3.0}, {"top": 3.0}, {"res_x": 0.004}, {"res_y": -0.004}],  # metres; pixels have 1.19
+)
+def test_a_truth_off_the_grid_is_an_error_that_says_how_to_bring_it_there(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
+    """Pixels a little too large add up to two pixels at the far edge."""
     grid = a_grid(1024)
     classes = np.zeros((1, grid.height, grid.width), np.uint8)
-    truth = write_shards(tmp_path / "tif", replace(grid, left=grid.left + 3.0), classes, None)
+    moved = {name: getattr(grid, name) + by for name, by in change.items()}
+    truth = write_shards(tmp_path / "tif", replace(grid, **moved), classes, None)
     region = load_region("demo").model_copy(update={"truth": next(iter(truth.values()))})
     with pytest.raises(DataError, match=r"r00c00.tif does not lie on the region's grid; .*gdalwarp -t_srs EPSG:3857"):
         cut_chips(region, SCHEME, tmp_path, "truth", grid, tmp_path / "out", lambda _: None)

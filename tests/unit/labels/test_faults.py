@@ -78,6 +78,16 @@ def test_land_cover_that_is_cut_off(tmp_path, write_layers, paint):
     assert str(cover) in text and "cannot be read as a raster" in text
 
 
+def test_land_cover_of_another_place(tmp_path, write_layers, paint):
+    """As large as the grid, but elsewhere: a leftover of another box."""
+    cover = tmp_path / "old.tif"
+    landcover_raster(cover)
+    with rasterio.open(cover, "r+") as raster:
+        raster.transform = rasterio.Affine(*GRID.transform(3, 0))
+    text = failure(paint, tmp_path, {"cover": COVER}, None, {"old": cover})
+    assert text == f"{cover}: does not lie on the region's grid; delete it, and it is made again"
+
+
 FULL = """
     import json, resource, signal, sys
     from pathlib import Path

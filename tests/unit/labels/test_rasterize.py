@@ -196,7 +196,7 @@ def test_inputs_that_do_not_fit_are_one_error_and_leave_nothing(tmp_path, write_
     shard = smaller.shards()[0]
     for recipe, grid, layers, landcover, message in [
         (RECIPE, GRID, gpkg, {}, "no land cover 'old'"),
-        (RECIPE, smaller, gpkg, {"old": tmp_path / "old.tif"}, "px, the grid"),
+        (RECIPE, smaller, gpkg, {"old": tmp_path / "old.tif"}, "does not lie on the region's grid"),
         (RECIPE, GRID, gpkg, {"old": broken}, "cannot be read as a raster"),
         (OSM_ONLY, GRID, None, {}, "has no `osm` extract"),
         (OSM_ONLY, GRID, broken, {}, "'landuse' cannot be read"),
