@@ -124,6 +124,7 @@ def test_a_service_that_fails_for_a_moment_is_asked_again(service, quiet, tmp_pa
     """Map servers tell of a moment's trouble, too, under status 200."""
     monkeypatch.setattr("pipeline.acquire.tiles.Policy", lambda *given, **more: Policy(*given, backoff_s=0.002, **more))
     words = b"<ServiceExceptionReport><ServiceException>too busy</ServiceException></ServiceExceptionReport>"
+    service.res = world().res_x
     answer, calls = service.answer, []
 
     def busy(path):
