@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +42,12 @@ class FakeService:
     def pages(self) -> list[dict[str, str]]:
         """Options of every query for features, in order."""
         asked = [options_of(asked) for asked in self.server.asked if "/query" in asked.path]
-        return [options for options in asked if "resultOffset" in options]
+        return [options for options in asked if "outFields" in options]
+
+    @property
+    def paged(self) -> bool:
+        """Whether it knows offsets; one that does not ignores them, as real ones do."""
+        return bool((self.metadata().get("advancedQueryCapabilities") or {}).get("supportsPagination"))
 
     def respond(self, asked: Asked) -> Answer | None:
         path, options = asked.path.partition("?")[0], options_of(asked)
@@ -76,10 +82,17 @@ class FakeService:
         found = [entry for entry in self.features if entry[2] is None or entry[2].intersects(box)]
         if options.get("returnCountOnly"):
             return {"count": len(found)}
-        assert options["orderByFields"] == "OBJECTID" and options["outSR"] == "4326"
-        found.sort(key=lambda entry: entry[0])
-        start = int(options["resultOffset"])
-        size = min(int(options["resultRecordCount"]), self.metadata()["maxRecordCount"])
+        if options.get("returnIdsOnly"):
+            return {"objectIdFieldName": "OBJECTID", "objectIds": [entry[0] for entry in found] or None}
+        assert options["outSR"] == "4326"
+        start, size = 0, self.metadata()["maxRecordCount"]
+        if self.paged:
+            assert options["orderByFields"] == "OBJECTID" and options["where"] == "1=1"
+            found.sort(key=lambda entry: entry[0])
+            start, size = int(options["resultOffset"]), min(int(options["resultRecordCount"]), size)
+        elif options["where"] != "1=1":
+            first, last = map(int, re.fullmatch(r"OBJECTID >= (\d+) AND OBJECTID <= (\d+)", options["where"]).groups())
+            found = [entry for entry in found if first <= entry[0] <= last]
         page = [feature(entry, options["f"]) for entry in found[start : start + size]]
         return {"features": page, "exceededTransferLimit": start + size < len(found)}
 

@@ -1,4 +1,7 @@
-"""Features of an ArcGIS feature service: asked for page by page; pages are kept, so that no job asks one twice."""
+"""Features of an ArcGIS feature service: asked for page by page; pages are kept, so that no job asks one twice.
+
+A page is what follows an offset, or where the server knows none (before ArcGIS 10.3), what lies between two ids.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ class State:
     boxes: list[list[float]]
     reference: str  # of the boxes
     counts: list[int]  # features per box
+    ids: list[list[int]]  # of the features of each box, in order, where the server knows no offsets; else none
 
 
 class FeatureService:
@@ -141,14 +145,14 @@ class FeatureService:
             raise DataError(f"{place}: has no field {config.field!r}; {choices(config.field, fields)}")
         if layer.get("geometryType") != "esriGeometryPolygon":
             raise DataError(f"{place}: holds {layer.get('geometryType') or 'no shapes'}, no polygons")
-        if not (layer.get("advancedQueryCapabilities") or {}).get("supportsPagination", True):
-            raise DataError(f"{place}: the service has no pages; download the layer and take kind: vector")
         numbers = [name for name, kind in fields.items() if kind == "esriFieldTypeOID"]
         id_field = layer.get("objectIdField") or (numbers[0] if numbers else None)
         if id_field is None:
             raise DataError(f"{place}: its features have no object id, by which pages are put in order")
         crs, reference = _reference(layer)
         boxes = boxes_in(self._grid, crs)
+        offsets = (layer.get("advancedQueryCapabilities") or {}).get("supportsPagination") is True
+        ids = [] if offsets else [self._ids(box, reference) for box in boxes]
         edited = (layer.get("editingInfo") or {}).get("lastEditDate")
         return State(
             title=str(layer.get("name", "")),
@@ -158,7 +162,8 @@ class FeatureService:
             edited="" if edited is None else datetime.fromtimestamp(edited / 1000, UTC).isoformat(timespec="seconds"),
             boxes=[list(box) for box in boxes],
             reference=reference,
-            counts=[self._count(box, reference) for box in boxes],
+            counts=[self._count(box, reference) for box in boxes] if offsets else list(map(len, ids)),
+            ids=ids,
         )
 
     def _count(self, box: Box | list[float], reference: str) -> int:
@@ -166,6 +171,17 @@ class FeatureService:
         if not isinstance(found, int):
             raise DownloadError(f"{self._label}: {self._shown(self._base)}: does not tell how many features it has")
         return found
+
+    def _ids(self, box: Box, reference: str) -> list[int]:
+        """Ids of the features in a box, which servers tell whole however long their pages are."""
+        answer = self._query(box, reference, {"returnIdsOnly": "true", "f": "json"})
+        found = answer.get("objectIds", ()) or []
+        if "objectIds" not in answer or not all(isinstance(number, int) for number in found):
+            raise DownloadError(
+                f"{self._label}: {self._shown(self._base)}: has neither pages nor ids of its features; download the "
+                "layer and take kind: vector"
+            )
+        return sorted(found)
 
     def _fetch_box(self, state: State, number: int, count: int) -> None:
         spans = [(start, min(start + state.page_size, count)) for start in range(0, count, state.page_size)]
@@ -189,12 +205,18 @@ class FeatureService:
             return len(read_json(path)["features"])
         options = {
             "outFields": f"{state.id_field},{self._config.field}",
-            "orderByFields": state.id_field,
             "outSR": "4326",
-            "resultOffset": str(offset),
-            "resultRecordCount": str(size),
             "f": "geojson" if state.geojson else "json",
         }
+        if state.ids:
+            ids = state.ids[box][offset : offset + size]
+            options["where"] = f"{state.id_field} >= {ids[0]} AND {state.id_field} <= {ids[-1]}"
+        else:
+            options |= {
+                "orderByFields": state.id_field,
+                "resultOffset": str(offset),
+                "resultRecordCount": str(size),
+            }
         page = self._query(state.boxes[box], state.reference, options)
         features = page.get("features")
         if not isinstance(features, list):

@@ -100,6 +100,46 @@ def test_a_server_may_send_less_than_it_is_asked_for(tmp_path):
     assert found["read"]["features"] == 59
 
 
+OLD = [{"supportsPagination": False}, {}, None]  # before ArcGIS 10.3
+
+
+@pytest.mark.parametrize("capabilities", OLD)
+def test_a_server_without_offsets_is_asked_by_ids(tmp_path, capabilities):
+    """It sends what it likes first, and never more than 5."""
+    features = [(7 * number, code, shape) for number, code, shape in squares()]
+    shuffled = [features[place] for place in np.random.default_rng(1).permutation(len(features))]
+    layer = {"advancedQueryCapabilities": capabilities, "maxRecordCount": 5, "supportedQueryFormats": "JSON"}
+    service = FakeService(shuffled, layer)
+    with service.running():
+        band, found = warp(tmp_path, service_config(service, page_size=1000))
+        asked = len(service.pages)
+        again, _ = warp(tmp_path, service_config(service, page_size=1000))
+    np.testing.assert_array_equal(band, from_file(tmp_path, features)[0])
+    np.testing.assert_array_equal(again, band)
+    assert found["read"]["features"] == 59 and found["read"]["pages"] == asked == len(service.pages) == 12
+
+
+def test_a_kill_between_pages_by_ids_and_a_layer_that_changes(tmp_path):
+    service = FakeService(squares(), {"advancedQueryCapabilities": None, "maxRecordCount": 10})
+    service.server.fault = lambda asked, number: "reset" if "%3E%3D+32+" in asked.path else None
+    with service.running():
+        config = service_config(service, page_size=10, retries=0)
+        with pytest.raises(DownloadError, match="failed after one try"):
+            warp(tmp_path, config)
+        had = [options["where"] for options in service.pages]
+        service.server.fault = lambda asked, number: None
+        band, _ = warp(tmp_path, config)
+        later = [options["where"] for options in service.pages[len(had) :]]
+        assert 1 <= len(later) < 6 and len({*had, *later}) == 6
+        np.testing.assert_array_equal(band, from_file(tmp_path, service.features)[0])
+        gone = [entry for entry in service.features if entry[0] != 33]
+        service.spoil = lambda options, answer: (
+            ("outFields" in options and setattr(service, "features", gone)) or answer
+        )
+        with pytest.raises(DownloadError, match="changed while it was read"):
+            warp(tmp_path, service_config(service, page_size=9), "other")
+
+
 def test_a_layer_has_a_longest_page(tmp_path):
     service = FakeService(squares(), {"maxRecordCount": 5})
     with service.running():
@@ -194,6 +234,10 @@ def test_pages_of_an_older_layer_are_dropped(tmp_path, capsys):
     assert "the layer changed since parts of it were read" in capsys.readouterr().err
 
 
+def without_ids(options, answer):
+    return {"features": []} if options.get("returnIdsOnly") else answer
+
+
 ERROR = {"error": {"code": 400, "message": "Invalid query", "details": ["'code' is\nunknown"]}}
 
 
@@ -205,7 +249,7 @@ ERROR = {"error": {"code": 400, "message": "Invalid query", "details": ["'code' 
         ({}, lambda options, answer: b"<html>", DownloadError, "no JSON but application/json"),
         ({"fields": [{"name": "codes"}]}, None, DataError, "no field 'code'; did you mean 'codes'"),
         ({"geometryType": "esriGeometryPoint"}, None, DataError, "holds esriGeometryPoint, no polygons"),
-        ({"advancedQueryCapabilities": {"supportsPagination": False}}, None, DataError, "no pages; download the layer"),
+        ({"advancedQueryCapabilities": None}, without_ids, DownloadError, "has neither pages nor ids .* kind: vector"),
         ({"objectIdField": None, "fields": [{"name": "code"}]}, None, DataError, "no object id"),
     ],
 )
