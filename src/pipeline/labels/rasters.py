@@ -1,9 +1,9 @@
-"""Class rasters of a shard, written band after band: none is left behind unless all of them are whole."""
+"""Class rasters, written band after band: none is left behind unless all of them are whole."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +75,15 @@ class RasterWriter:
 
 @contextmanager
 def open_rasters(
-    files: Sequence[RasterFile], grid: Grid, shard: Shard, threads: int = 1
+    files: Sequence[RasterFile],
+    grid: Grid,
+    shard: Shard,
+    threads: int = 1,
+    options: Mapping[str, Any] = GDAL_OPTIONS,
 ) -> Iterator[list[RasterWriter]]:
     """Writers of uint8 GeoTIFFs that cover a shard: tiled 256 px, deflated by `threads` threads, colour tables.
+
+    GDAL's `options` hold for the whole block.
 
     When the block succeeds, each file is read back and compared with what was written (GDAL closes a file on a full
     disk without a word), then all are renamed to their paths. Otherwise none is left.
@@ -85,7 +91,7 @@ def open_rasters(
     Raises:
         DataError: a file cannot be written, the disk being full for example.
     """
-    with ExitStack() as stack, rasterio.Env(**GDAL_OPTIONS):
+    with ExitStack() as stack, rasterio.Env(**options):
         temporaries = [stack.enter_context(atomic_file(file.path)) for file in files]
         writers = []
         with ExitStack() as targets:

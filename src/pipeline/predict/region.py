@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from pipeline.acquire.shards import Mosaic
-from pipeline.files import atomic_file
-from pipeline.grid import Grid
+from pipeline.grid import Grid, Shard
+from pipeline.labels.rasters import RasterFile, open_rasters
 from pipeline.train.checkpoint import load_checkpoint
 from pipeline.train.inference import Scaler, main_logits
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NODATA = 255
 BATCH = 16
+GDAL_OPTIONS = {"GDAL_PAM_ENABLED": False}  # its own cache: neighbouring rows of windows read the same blocks
 
 
 def predict_region(
@@ -43,6 +41,10 @@ def predict_region(
         window_px: edge of a window; default: the chips' that the network learned on.
         crop_px: cut off every side of a window before it is used (the Frankfurt report's 32).
         log: takes one line of text.
+
+    Raises:
+        DataError: imagery is absent or damaged, or the disk is full. Nothing is written then.
+        RunError: the checkpoint cannot be read.
     """
     model, facts = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,30 +53,15 @@ def predict_region(
     window = window_px or facts["chip_px"]
     crop = min(crop_px, window // 4)
     step = window - 2 * crop
-    profile = {
-        "driver": "GTiff",
-        "dtype": "uint8",
-        "count": 1,
-        "width": grid.width,
-        "height": grid.height,
-        "crs": grid.crs,
-        "transform": Affine(*grid.transform()),
-        "nodata": NODATA,
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "compress": "deflate",
-        "BIGTIFF": "IF_SAFER",
-    }
     colours = {index: (*colour, 255) for index, colour in enumerate(facts["colours"])}
-    with Mosaic(shards, grid) as mosaic, atomic_file(out) as temporary:
-        with rasterio.open(temporary, "w", **profile) as raster:
-            raster.write_colormap(1, colours | {NODATA: (0, 0, 0, 0)})
-            raster.update_tags(classes=",".join(facts["classes"]))
+    file = RasterFile(out, colours | {NODATA: (0, 0, 0, 0)}, {"classes": ",".join(facts["classes"])}, NODATA)
+    whole = Shard("all", 0, 0, grid.height, grid.width)
+    with Mosaic(shards, grid) as mosaic:
+        with open_rasters([file], grid, whole, options=GDAL_OPTIONS) as (raster,):
             for row in range(0, grid.height, step):
                 band = _predict_row(model, scaler, mosaic, grid, row, window, crop)
                 height = min(step, grid.height - row)
-                raster.write(band[:height, : grid.width], 1, window=Window(0, row, grid.width, height))
+                raster.write(Shard("", row, 0, height, grid.width), band[:height, : grid.width])
         log(f"{grid.width} x {grid.height} px in windows of {window} px, {crop} px cut off every side")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +107,46 @@ def test_a_bad_checkpoint_is_one_clear_error(tmp_path: Path, checkpoint: Path, d
     with pytest.raises(RunError, match=r"checkpoint .*best.safetensors") as caught:
         load_checkpoint(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+FULL = """
+    import resource, signal, sys
+    from pathlib import Path
+    from pipeline.errors import DataError
+    from pipeline.grid import Grid
+    from pipeline.predict.region import predict_region
+
+    folder, short = Path(sys.argv[1]), int(sys.argv[2])
+    grid = Grid.load(folder / "grid.json")
+    shards = {shard.name: folder / "tif" / f"{shard.name}.tif" for shard in grid.shards()}
+    out = folder / "out" / "prediction.tif"
+
+    def job():
+        predict_region(folder / "best.safetensors", shards, grid, out, crop_px=8, log=lambda _: None)
+
+    job()
+    size = out.stat().st_size
+    out.unlink()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - short, resource.RLIM_INFINITY))
+    try:
+        job()
+    except DataError as error:
+        print(error)
+    print([path.name for path in out.parent.iterdir()])
+"""
+
+
+@pytest.mark.parametrize("short", [1, 4000])
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, checkpoint: Path, short: int) -> None:
+    """A limit on the size of files stands for the disk; GDAL closes such a file without a word."""
+    grid = web_mercator_grid(BBOX, 17, 512)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, grid.height, grid.width)).astype(np.uint8)
+    write_shards(tmp_path / "tif", grid, pixels, np.ones((grid.height, grid.width), bool))
+    grid.save(tmp_path / "grid.json")
+    command = [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path), str(short)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    error, left = done.stdout.splitlines()
+    assert "prediction.tif: " in error and error.endswith("is there space on the disk?")
+    assert left == "[]"
