@@ -6,7 +6,9 @@ Node locations lie in a file too, so that memory does not grow with the extract.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,17 @@ def read_extract(pbf: Path, folder: Path, boxes: Boxes, tick: Callable[[int], No
     return found
 
 
-def _text_writer(path: Path, pool: Any) -> Any:
-    return osmium.SimpleWriter(osmium.io.File(str(path), TEXT), thread_pool=pool)
+@contextmanager
+def _text_writer(path: Path, pool: Any) -> Iterator[Any]:
+    writer = osmium.SimpleWriter(osmium.io.File(str(path), TEXT), thread_pool=pool)
+    try:
+        with writer:
+            yield writer
+    except BaseException:
+        # What could not be written (disk full) is tried again when the writer is freed, which ends the process: it
+        # never is.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(writer))
+        raise
 
 
 class ShapeFile:
