@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -166,9 +167,9 @@ def _wanted(frame: Any, layer: VectorLayer) -> tuple[Texts, Floats]:
         return left_out_reasons(frame, layer), line_widths_m(frame, layer) / 2
     reasons = np.full(len(frame), PAINTED, dtype=object)
     if layer.layer in HIDDEN_AREAS:
-        maybe = frame["tags"].str.contains('"tunnel"', regex=False).to_numpy(dtype=bool)
-        open_air = tagged(frame["tags"][maybe], {"tunnel": ["no"]})
-        reasons[np.flatnonzero(maybe)[~open_air]] = IN_TUNNEL
+        told = np.flatnonzero(frame["tags"].str.contains('"tunnel"', regex=False).to_numpy(dtype=bool))
+        tunnel = [json.loads(text).get("tunnel", "no") for text in frame["tags"].to_numpy(dtype=object)[told]]
+        reasons[told[[value != "no" for value in tunnel]]] = IN_TUNNEL
     if layer.tags is not None:
         reasons[~tagged(frame["tags"], layer.tags)] = OTHER_TAGS
     return reasons, np.full(len(frame), layer.buffer_m)

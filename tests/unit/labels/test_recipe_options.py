@@ -160,10 +160,15 @@ def test_railways_and_road_areas(write_layers, paint):
 
 
 def test_covered_water_is_left_out(write_layers, paint):
-    rows = [(square(20, 20, 20), {"natural": "water", "tunnel": "culvert"}), (square(60, 20, 20), {"natural": "water"})]
+    """The key `tunnel` tells; another key with that word as its value does not."""
+    rows = [
+        (square(20, 20, 20), {"natural": "water", "tunnel": "culvert"}),
+        (square(60, 20, 20), {"natural": "water"}),
+        (square(100, 20, 20), {"natural": "water", "was:man_made": "tunnel"}),
+    ]
     classes, _, stats, _ = paint(recipe(lake=LAKE), GRID, WHOLE, write_layers({"water": rows}))
-    assert (classes == WATER).sum() == 400 and (classes[20:40, 60:80] == WATER).all()
-    assert stats["features"]["lake"] == {"painted": 1, "left_out": {"tunnel": 1}}
+    assert (classes == WATER).sum() == 800 and (classes[20:40, 20:40] == NONE).all()
+    assert stats["features"]["lake"] == {"painted": 2, "left_out": {"tunnel": 1}}
 
 
 def test_areas_mapped_as_highways_are_no_lines(write_layers, paint):
