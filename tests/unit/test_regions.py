@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import LandcoverLayer, LineLayer, RegionConfig, check_recipe, load_recipe, load_region, validate
+from pipeline.config import (
+    LandcoverLayer,
+    LineLayer,
+    PolygonLayer,
+    RegionConfig,
+    check_recipe,
+    load_recipe,
+    load_region,
+    validate,
+)
 from pipeline.errors import ConfigError
 from pipeline.grid import mercator_lonlat
 from pipeline.plan import fitting_recipes
@@ -122,6 +131,9 @@ def test_the_later_variants_have_four_sets_of_roads_and_no_water_of_the_land_cov
     assert all(layer.use_width_tag and layer.lane_m for layer in roads)
     (tracks,) = (layer for layer in roads if "track" in layer.widths_m)
     assert tracks.grades == ["grade1", "grade2"]
+    areas = layers["road_areas"]
+    assert isinstance(areas, PolygonLayer) and areas.tags is not None  # but tracks, whose areas have no grade
+    assert set(areas.tags["highway"]) == {value for values in found.values() for value in values} - {"track"}
     order = list(layers)
     assert order.index("landcover") < order.index("water") < order.index("roads_1")  # bridges over water
 

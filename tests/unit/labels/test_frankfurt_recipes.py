@@ -48,6 +48,7 @@ ROADS = {  # metres from the left edge → tags, and the width that the recipes 
     323: ({"highway": "primary", "tunnel": "yes"}, 0.0),
 }
 LAKE_COVER, LAKE_OSM = (100, 220, 260, 380), (140, 260, 220, 340)  # x0, y0, x1, y1: the land cover's is larger
+TURNING_PLACE, MARKET_PLACE = (20, 220, 40, 240), (20, 300, 40, 320)
 
 
 def pixels(x0, y0, x1, y1):
@@ -63,6 +64,10 @@ def variants(tmp_path, write_layers, paint):
         {
             "roads": [(road(x), tags) for x, (tags, _) in ROADS.items()],
             "water": [(square(*LAKE_OSM), {"natural": "water"})],
+            "road_areas": [
+                (square(*TURNING_PLACE), {"highway": "residential", "area": "yes"}),
+                (square(*MARKET_PLACE), {"highway": "pedestrian", "area": "yes"}),
+            ],
             "waterways": [(LineString([degrees(0, 200), degrees(350, 200)]), {"waterway": "river"})],
         }
     )
@@ -104,6 +109,14 @@ def test_roads_are_as_wide_as_their_set_says(variants, recipe):
     for x, (tags, width) in ROADS.items():
         across = variants[recipe][row, pixels(x - 12, 0, x + 12, 1)[1]][0]
         assert (across == URBAN).sum() * 0.5 == pytest.approx(width, abs=0.5), tags
+
+
+@pytest.mark.parametrize(("recipe", "ground"), [("bing_old", FIELDS), ("bing_new", FOREST), ("google_new", FOREST)])
+def test_areas_tagged_as_roads_of_the_sets_are_painted_whole(variants, recipe, ground):
+    """They are no lines; squares for people on foot are in none of the four sets."""
+    for place, label in ((TURNING_PLACE, URBAN), (MARKET_PLACE, ground)):
+        x0, y0, x1, y1 = place
+        assert set(np.unique(variants[recipe][pixels(x0 + 1, y0 + 1, x1 - 1, y1 - 1)])) == {label}
 
 
 def test_the_initial_variant_keeps_the_land_covers_water_and_paints_squares(variants):
