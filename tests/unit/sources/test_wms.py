@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rasterio.transform import Affine
 from rasterio.windows import Window, bounds
 
+from pipeline.crs_grid import crs_grid
 from pipeline.errors import DataError
 from pipeline.grid import mercator_lonlat, web_mercator_grid
 from pipeline.sources.wms import Source
@@ -242,3 +243,28 @@ def test_a_wrong_setting_is_one_line(settings, words):
 )
 def test_the_words_of_an_exception(body, words):
     assert source().refusal(body, "text/xml") == words
+
+
+@pytest.mark.parametrize(("crs", "resolution"), [("EPSG:4326", 1e-4), ("EPSG:3857", 10.0)])
+def test_no_image_is_asked_for_beyond_180_degrees(crs, resolution):
+    """Servers would render nothing there, and say so nowhere."""
+    across = crs_grid((179.99, -17.0, -179.99, -16.98), crs, resolution, 8192)
+    with pytest.raises(DataError, match=r"imagery 'dop': a region across 180 degrees needs grid: \{zoom: …\}"):
+        source().layout("dop", across, None)
+    source().layout("dop", crs_grid((179.9, -17.0, 180.0, -16.98), crs, resolution, 8192), None)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "zoom"), [(0.2, None), (1.0, None), (2.0, None), (0.1, 20), (4.0, 15), (1e-4, 30)]
+)
+def test_zooms_hold_for_other_grids_by_their_pixels_on_the_ground(resolution, zoom):
+    """Hessen's orthophotos: 20 cm, shown up to 1:9000."""
+    wms, grid = source(min_zoom=16, max_zoom=19), crs_grid((8.6, 50.1, 8.601, 50.101), "EPSG:25832", resolution, 8192)
+    if zoom is None:
+        wms.layout("dop", grid, None)
+        return
+    with pytest.raises(
+        DataError, match=rf"those of zoom {zoom} here, .* \(16 to 19\); .* imagery\.dop another min_zoom"
+    ):
+        wms.layout("dop", grid, None)
+    source().layout("dop", grid, None)
