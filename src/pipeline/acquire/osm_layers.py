@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +135,20 @@ class Layers:
         self.spools[layer, kind].add(number, described, wkb, extract, whole)
 
     def write(self, path: Path) -> dict[str, int]:
-        """Write all layers to a new GeoPackage, those without rows too; return the number of rows of each."""
+        """Write all layers to a new GeoPackage, those without rows too; return the number of rows of each.
+
+        RuntimeError when the file does not take them all.
+        """
         for spool in self.spools.values():
             spool.close()
         before = {name: pyogrio.get_gdal_config_option(name) for name in GDAL_OPTIONS}
         pyogrio.set_gdal_config_options(GDAL_OPTIONS)
         try:
-            return {layer: self._write_layer(layer, path) for layer in LAYER_COLUMNS}
+            rows = {layer: self._write_layer(layer, path) for layer in LAYER_COLUMNS}
         finally:
             pyogrio.set_gdal_config_options(before)
+        _check(path, rows)
+        return rows
 
     def _write_layer(self, layer: str, path: Path) -> int:
         spools = [self.spools[layer, kind] for kind in KINDS]
@@ -165,3 +172,23 @@ class Layers:
             crs="EPSG:4326",
         )
         return rows
+
+
+def _check(path: Path, rows: dict[str, int]) -> None:
+    """RuntimeError unless the GeoPackage has all layers, rows, extents and spatial indices.
+
+    GDAL ends its last transaction and builds the indices when it closes a file, and tells of no error that it meets.
+    """
+    counted = "select feature_count from gpkg_ogr_contents where table_name = ?"
+    extents = "select count(min_x) from gpkg_contents where table_name = ?"
+    with closing(sqlite3.connect(path)) as base:
+        for layer, count in rows.items():
+            try:
+                stored = base.execute(f'select count(*) from "{layer}"').fetchone()
+                indexed = base.execute(f'select count(*) from "rtree_{layer}_{GEOMETRY}_rowid"').fetchone()
+                found = [stored, indexed, base.execute(counted, [layer]).fetchone()]
+                placed = base.execute(extents, [layer]).fetchone() == (int(count > 0),)
+            except sqlite3.Error as error:
+                raise RuntimeError(f"layer {layer} was not written whole: {error}") from None
+            if found != [(count,)] * 3 or not placed:
+                raise RuntimeError(f"layer {layer} was not written whole")

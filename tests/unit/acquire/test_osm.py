@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import shapely
 from osmium.osm import mutable
 from pyproj import Geod, Transformer
 
-from pipeline.acquire import osm
+from pipeline.acquire import osm, osm_layers
 from pipeline.acquire.osm import extract_osm, grid_box
 from pipeline.errors import DataError
 from pipeline.grid import Grid, web_mercator_grid
@@ -300,6 +301,39 @@ def test_a_disk_that_takes_no_more_is_no_fault_of_the_extract(tmp_path, limit_by
     assert f"{out}: cannot be written to" in done.stdout, done
     assert (done.returncode, done.stderr) == (0, ""), done
     assert "damaged" not in done.stdout and done.stdout.count("\n") == 1
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "drop table rtree_roads_geom_rowid",
+        "drop table railways",
+        "delete from roads where fid = 2",
+        "delete from rtree_roads_geom_rowid where rowid = 2",
+        "update gpkg_ogr_contents set feature_count = 1 where table_name = 'roads'",
+        "update gpkg_contents set min_x = null where table_name = 'roads'",
+    ],
+)
+def test_what_gdal_could_not_write_while_closing_is_noticed(tmp_path, monkeypatch, damage):
+    """On a full disk it loses the indices and the last layers, and says nothing."""
+    city = Map()
+    for number in (1, 2, 3):
+        city.way(number, [(8.0, 50.0 + number), (8.1, 50.0)], {"highway": "track"})
+    write = osm_layers.pyogrio.write_arrow
+
+    def lose(stream, path, **options):
+        write(stream, path, **options)
+        if options["layer"] == "road_areas":  # the last one
+            with sqlite3.connect(path) as base:
+                for (name,) in base.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+                    base.execute(f'drop trigger "{name}"')
+                base.execute(damage)
+
+    monkeypatch.setattr(osm_layers.pyogrio, "write_arrow", lose)
+    pbf, out = city.write(tmp_path / "map.osm.pbf"), tmp_path / "out"
+    with pytest.raises(DataError, match=r"out: cannot be written to \(layer (roads|railways) was not written whole"):
+        extract_osm(pbf, None, out / "layers.gpkg", out / "osm.json", log=print)
     assert list(out.iterdir()) == []
 
 
