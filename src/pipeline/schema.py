@@ -53,6 +53,8 @@ class ClassScheme(Section):
                 if value in seen:
                     raise ValueError(f"class {field} {value} is used twice")
                 seen.add(value)
+        if any(entry.name == "ignored" for entry in self.classes):
+            raise ValueError("class name 'ignored' means pixels of no class in statistics; take another")
         indices = sorted(entry.index for entry in self.classes)
         if indices != list(range(len(indices))):
             raise ValueError(f"class indices must be 0 to {len(indices) - 1} without gaps, got {indices}")
@@ -316,6 +318,8 @@ class RegionConfig(Section):
 # --- label recipes -----------------------------------------------------------------------------------------------
 
 
+MAX_LAYERS = IGNORE - 1  # a raster of sources has one byte a pixel, and 0 is none
+TagValues = Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
 PRIORITY = Field(0, description="layers of higher priority are painted over lower ones; equal ones in their order")
 
 
@@ -335,7 +339,7 @@ class PolygonLayer(Section):
 
     kind: Literal["areas"]
     layer: Literal["water", "buildings", "landuse", "road_areas"]
-    tags: dict[str, list[str]] | None = Field(None, description="only areas with one of these tag values")
+    tags: TagValues | None = Field(None, description="only areas with one of these tag values")
     label: str = Field(description="class to paint")
     all_touched: StrictBool = False
     buffer_m: float = Field(0.0, ge=-100, le=500, description="grow (or shrink) areas by metres on the ground")
@@ -347,7 +351,7 @@ class LineLayer(Section):
 
     kind: Literal["lines"]
     layer: Literal["roads", "waterways", "railways"]
-    tags: dict[str, list[str]] | None = Field(None, description="only lines with one of these tag values")
+    tags: TagValues | None = Field(None, description="only lines with one of these tag values")
     label: str = Field(description="class to paint")
     widths_m: dict[str, float] = Field(
         min_length=1, description="value of highway, waterway or railway → default width, metres; others are left out"
@@ -377,3 +381,11 @@ class RecipeConfig(Section):
     title: str = ""
     background: str | None = Field(None, description="class of pixels that no layer paints; default: ignored (255)")
     layers: dict[Name, RecipeLayer] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _countable(self) -> RecipeConfig:
+        if "none" in self.layers:
+            raise ValueError("layer name 'none' means pixels of no layer in statistics; take another")
+        if len(self.layers) > MAX_LAYERS:
+            raise ValueError(f"has {len(self.layers)} layers, at most {MAX_LAYERS} fit into a raster of sources")
+        return self

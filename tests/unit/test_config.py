@@ -109,6 +109,7 @@ def test_a_mistake_in_a_region_is_one_line(config: Path, changes: dict[str, Any]
         ([(0, "a"), (2, "b")], r"must be 0 to 1 without gaps, got \[0, 2\]"),
         ([(0, "a")], "classes: is empty; it needs at least|at least 2"),
         ([(0, "a"), (255, "b")], "less than or equal to 254"),
+        ([(0, "a"), (1, "ignored")], "'ignored' means pixels of no class"),
     ],
 )
 def test_a_mistake_in_a_class_scheme_is_one_line(config: Path, classes: list[Any], words: str) -> None:
@@ -127,6 +128,13 @@ def test_a_mistake_in_a_class_scheme_is_one_line(config: Path, classes: list[Any
         ({"layers__roads_1__widths_m": {"trunk": -2}}, r"widths_m.trunk: -2.0 is no width"),
         ({"layers__roads_1__width": 3}, r"layers.roads_1.lines.width: unknown key; .*widths_m"),
         ({"background": "sea"}, r"background: no class 'sea'"),
+        ({"layers__none": {"kind": "areas", "layer": "water", "label": "water"}}, r"'none' means pixels of no layer"),
+        (
+            {f"layers__l{i}": {"kind": "areas", "layer": "water", "label": "water"} for i in range(250)},
+            r"has \d+ layers, at most 254",
+        ),
+        ({"layers__water__tags": {}}, r"tags: is empty"),
+        ({"layers__roads_1__tags": {"surface": []}}, r"tags.surface: is empty"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_one_line(config: Path, changes: dict[str, Any], words: str) -> None:

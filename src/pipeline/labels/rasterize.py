@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pipeline import command
 from pipeline.acquire.class_raster import read_colour_table
 from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
-from pipeline.errors import DataError
 from pipeline.files import write_json
 from pipeline.grid import Grid, Shard
 from pipeline.labels.painting import Painter, painting_order
@@ -72,8 +71,6 @@ def rasterize_labels(
     Raises:
         DataError: an input is missing or does not fit the grid, or the disk is full. Nothing is written then.
     """
-    if len(recipe.layers) >= IGNORE:
-        raise DataError(f"the recipe has {len(recipe.layers)} layers; a source raster holds at most {IGNORE - 1}")
     names = ["none", *recipe.layers]
     files = [
         RasterFile(out, read_colour_table(scheme), nodata=IGNORE),
