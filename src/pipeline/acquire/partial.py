@@ -55,7 +55,10 @@ class PartFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with self._stack, self.errors():
+            if self.size == 0 and self._is_ours(self._file):  # nothing came: nothing to go on with
+                self._notes.unlink(missing_ok=True)
+                self.path.unlink()
 
     def _locked(self) -> IO[bytes]:
         waiting = False
@@ -68,9 +71,13 @@ class PartFile:
                     self._log(f"waiting for another download of {self.out}")
                 waiting = True
                 fcntl.lockf(file, fcntl.LOCK_EX)
-            if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+            if self._is_ours(file):
                 return file
             file.close()  # the other download has published it meanwhile
+
+    def _is_ours(self, file: IO[bytes]) -> bool:
+        """Whether the part's name still leads to the open `file`."""
+        return self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat())
 
     @property
     def size(self) -> int:
