@@ -18,6 +18,7 @@ from pipeline.grid import Grid, Shard
 IGNORED = "ignored"
 NONE = "none"  # the source of pixels that no layer painted
 EDGE_POINTS = 20
+LARGE_M, LARGE_PARTS = 1e6, 8
 M2_PER_KM2 = 1e6
 
 Log = Callable[[str], None]
@@ -26,18 +27,22 @@ Log = Callable[[str], None]
 def pixel_area_m2(grid: Grid, shard: Shard) -> float:
     """Mean area of a shard's pixels on the ground (WGS84 ellipsoid), square metres.
 
-    The shard's outline, 20 points an edge, is measured as a geodesic polygon and divided by its pixels. So the latitude
-    counts in a grid of EPSG:3857, whose pixels shrink towards the poles; within a shard all pixels count alike.
+    The shard's outline, 20 points an edge, is measured as a geodesic polygon and divided by its pixels; a shard of more
+    than 1000 km in 8 x 8 parts. So the latitude counts in a grid of EPSG:3857, whose pixels shrink towards the poles;
+    within a shard all pixels count alike.
     """
     a, _, left, _, e, top = grid.transform(shard.row_px, shard.col_px)
+    parts = LARGE_PARTS if max(shard.width * grid.gsd_x_m, shard.height * grid.gsd_y_m) > LARGE_M else 1
     along = np.linspace(0, 1, EDGE_POINTS, endpoint=False)
     zero = np.zeros(EDGE_POINTS)
-    across = np.concatenate([along, zero + 1, 1 - along, zero]) * shard.width
-    down = np.concatenate([zero, along, zero + 1, 1 - along]) * shard.height
+    across = np.concatenate([along, zero + 1, 1 - along, zero])
+    down = np.concatenate([zero, along, zero + 1, 1 - along])
     to_degrees = Transformer.from_crs(CRS.from_user_input(grid.crs), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(left + a * across, top + e * down)
-    area, _ = Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)
-    return abs(float(area)) / (shard.width * shard.height)
+    area_m2 = 0.0
+    for row, column in np.ndindex(parts, parts):
+        x, y = left + a * shard.width * (column + across) / parts, top + e * shard.height * (row + down) / parts
+        area_m2 += abs(float(Geod(ellps="WGS84").polygon_area_perimeter(*to_degrees.transform(x, y))[0]))
+    return area_m2 / (shard.width * shard.height)
 
 
 def area_text(area_km2: float) -> str:

@@ -140,6 +140,16 @@ def test_areas_in_other_coordinate_systems(crs, left, top, res, area):
     assert pixel_area_m2(grid, Shard("all", 0, 0, 1000, 1000)) == pytest.approx(expected, rel=2e-5)
 
 
+@pytest.mark.parametrize("bbox", [(-180, -90, 180, 90), (-180, 60, 180, 90), (-20, -60, 70, 60)])
+def test_a_shard_as_wide_as_the_world_has_the_worlds_area(bbox):
+    """Its outline alone surrounds nothing, or runs along geodesics far from its parallels."""
+    west, south, east, north = bbox
+    grid = Grid("EPSG:4326", west, north, 0.1, 0.1, (east - west) * 10, (north - south) * 10, 8e3, 11e3, 65536)
+    (shard,) = grid.shards()
+    total = pixel_area_m2(grid, shard) * shard.width * shard.height
+    assert total == pytest.approx(zone_m2(south, north, east - west), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("km2", "text"),
     [(0.0, "0 km²"), (3.22e-05, "32 m²"), (0.372, "0.372 km²"), (2.03, "2.03 km²"), (2184.4, "2,184 km²")],
