@@ -139,6 +139,9 @@ def remote_covers(
             if file.remote is not None:
                 head = file.remote.head
                 facts.append({"url": shown, "bytes": head.size, "version": head.validator, "fetched": head.fetched})
+        if absent:
+            listed = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+            log(f"landcover {name!r}: {len(absent)} files that the server does not have are without data: {listed}")
         yield Covers(covers), {"files": facts, "absent": absent}
 
 

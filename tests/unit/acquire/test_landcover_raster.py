@@ -172,7 +172,7 @@ def test_only_what_the_region_needs_is_fetched_and_only_once(tmp_path, server):
     assert len(server.asked) == asked
 
 
-def test_tiles_of_three_degrees_are_those_of_the_region_and_may_be_absent(tmp_path, server):
+def test_tiles_of_three_degrees_are_those_of_the_region_and_may_be_absent(tmp_path, server, capsys):
     grid = web_mercator_grid((8.9, 47.9, 9.1, 48.1), 9, 256)
     values = cover((36, 36))
     for name, west, north in (("N48E006", 6, 51), ("N45E006", 6, 48), ("N48E009", 9, 51)):
@@ -181,6 +181,8 @@ def test_tiles_of_three_degrees_are_those_of_the_region_and_may_be_absent(tmp_pa
     band, found = warp(tmp_path, grid, url=server.url("/cover_{tile3}.tif"))
     assert len(found["read"]["files"]) == 3
     assert found["read"]["absent"] == [server.url("/cover_N45E009.tif")]
+    absent = f"1 files that the server does not have are without data: {server.url('/cover_N45E009.tif')}"
+    assert absent in capsys.readouterr().err
     middle = band.shape[1] // 2
     assert (band[-3:, middle + 3 :] == 255).all() and (band[:3] != 255).all() and (band[-3:, : middle - 3] != 255).all()
     with pytest.raises(DownloadError, match=r"landcover 'cover'.*404"):
