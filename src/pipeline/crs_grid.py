@@ -25,7 +25,7 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
 
     Raises:
         ConfigError: no such coordinate system, one that has not two axes or counts westwards, a box outside of it, or
-            one that it tears apart, a resolution far too fine.
+            one that it tears apart, a resolution far too fine or coarse.
     """
     system = _system(crs)
     xs, ys = _outline(bbox, system, crs)
@@ -37,6 +37,11 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
     row0, row1 = math.floor(-max(ys) / resolution + 0.01), math.ceil(-min(ys) / resolution - 0.01)
     centre = (col0 + col1) / 2 * resolution, -(row0 + row1) / 2 * resolution
     gsd_x, gsd_y = pixel_on_ground_m(system, centre, resolution, resolution)
+    if not math.isfinite(gsd_x + gsd_y):
+        raise ConfigError(
+            f"grid.resolution: {resolution:g} is too coarse to be meant, a pixel reaches out of {crs[:60]}; write its "
+            "units per pixel"
+        )
     return Grid(
         crs=_name(system),
         left=col0 * resolution,

@@ -184,9 +184,8 @@ def _zooms(region: RegionConfig) -> list[dict[str, Any]]:
             except PipelineError:
                 continue  # a zoom that the source does not have
             if layout is not None and isinstance(source, TiledSource):
-                costs[name] = {
-                    key: _tiles(source, layout, grid)[key] for key in ("tiles", "requests", "bytes", "hours")
-                }
+                tiles = _tiles(source, layout, grid)
+                costs[name] = {key: tiles[key] for key in ("tiles", "requests", "bytes", "hours")}
         found.append({"zoom": other, "gsd_m": grid.gsd_m, "pixels": grid.width * grid.height, "imagery": costs})
     return found
 

@@ -203,6 +203,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"grid": {**UTM, "resolution": 0}}, "grid.resolution: .*greater than 0, got 0"),
     ({"grid": {**UTM, "resolution": 1e-320}}, "grid.resolution: 9.99989e-321 is too fine to be meant"),
     ({"grid": {**UTM, "resolution": 1e-4}}, "at most 1,000,000,000,000 make a region"),
+    ({"grid": {**UTM, "resolution": 1e9}}, "grid.resolution: 1e\\+09 is too coarse to be meant"),
+    ({"grid": {**UTM, "resolution": 3e7}}, "grid.resolution: 3e\\+07 is too coarse to be meant"),
     ({"grid": {**UTM, "resolution": NAN}}, "grid.resolution: .*finite number"),
     ({"grid": UTM, "bbox": [-60, 0, -59, 1]}, r"lies outside of grid.crs EPSG:25832, which is made for \[6.0, "),
     ({"grid": UTM, "bbox": None}, "a grid by crs needs a bbox"),
