@@ -17,11 +17,11 @@ STEPS = 256  # points per edge of the box: what bulges between two of them is fa
 MAX_INDEX = 2.0**53  # pixels from the origin that a float still counts one by one
 
 
-def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
+def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int, origin: tuple[float, float] = (0.0, 0.0)) -> Grid:
     """The grid of `crs` that covers `bbox` (west, south, east, north; degrees; west > east: across 180 degrees).
 
-    Pixels are squares of `resolution` CRS units whose edges lie on multiples of it. A pixel edge within a hundredth of
-    a pixel of the box counts as lying on it. Metres on the ground are geodesics at the grid's centre.
+    Pixels are squares of `resolution` CRS units; their edges lie on multiples of it, counted from `origin` (x, y). A
+    pixel edge within a hundredth of a pixel of the box counts as lying on it. Metres on the ground are geodesics at the grid's centre.
 
     Raises:
         ConfigError: no such coordinate system, one that has not two axes or counts westwards, a box outside of it, or
@@ -29,13 +29,15 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
     """
     system = _system(crs)
     xs, ys = _outline(bbox, system, crs)
+    xs, ys = [x - origin[0] for x in xs], [y - origin[1] for y in ys]
     if max(map(abs, (*xs, *ys))) / resolution > MAX_INDEX:
         raise ConfigError(
             f"grid.resolution: {resolution:g} is too fine to be meant; write units of {crs[:60]} per pixel"
         )
     col0, col1 = math.floor(min(xs) / resolution + 0.01), math.ceil(max(xs) / resolution - 0.01)
     row0, row1 = math.floor(-max(ys) / resolution + 0.01), math.ceil(-min(ys) / resolution - 0.01)
-    centre = (col0 + col1) / 2 * resolution, -(row0 + row1) / 2 * resolution
+    left, top = origin[0] + col0 * resolution, origin[1] - row0 * resolution
+    centre = left + (col1 - col0) / 2 * resolution, top - (row1 - row0) / 2 * resolution
     gsd_x, gsd_y = pixel_on_ground_m(system, centre, resolution, resolution)
     if not math.isfinite(gsd_x + gsd_y):
         raise ConfigError(
@@ -44,8 +46,8 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int) -> Grid:
         )
     return Grid(
         crs=_name(system),
-        left=col0 * resolution,
-        top=-row0 * resolution,
+        left=left,
+        top=top,
         res_x=resolution,
         res_y=resolution,
         width=col1 - col0,

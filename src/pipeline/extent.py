@@ -16,8 +16,16 @@ ORDER = "the order is west, south, east, north"
 
 
 @functools.lru_cache(maxsize=64)
-def grid_of(bbox: Bbox, zoom: int | None, crs: str | None, resolution: float, shard_px: int) -> Grid:
-    """The grid over a box: x/y/z pixels of `zoom`, or pixels of `resolution` in `crs` where `zoom` is None.
+def grid_of(
+    bbox: Bbox,
+    zoom: int | None,
+    crs: str | None,
+    resolution: float,
+    shard_px: int,
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> Grid:
+    """The grid over a box: x/y/z pixels of `zoom`, or pixels of `resolution` in `crs`, from `origin` on,
+    where `zoom` is None.
 
     Raises:
         ConfigError: no such box on Earth, one that the coordinate system does not hold, a grid without a pixel, or one
@@ -26,7 +34,7 @@ def grid_of(bbox: Bbox, zoom: int | None, crs: str | None, resolution: float, sh
     check_bbox(bbox)
     if zoom is None:
         assert crs is not None
-        grid = crs_grid(bbox, crs, resolution, shard_px)
+        grid = crs_grid(bbox, crs, resolution, shard_px, origin)
     elif max(abs(bbox[1]), abs(bbox[3])) > MERCATOR_MAX_LAT:
         raise ConfigError(f"bbox reaches beyond {MERCATOR_MAX_LAT:.2f} degrees of latitude, where x/y/z tiles end")
     else:

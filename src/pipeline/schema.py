@@ -91,12 +91,17 @@ class GridConfig(Section):
     resolution: float | None = Field(
         None, gt=0, description="units of `crs` per pixel; pixel edges lie on multiples of it"
     )
+    origin: tuple[float, float] | None = Field(
+        None, description="x, y in `crs` where counting those multiples begins (default 0, 0), such as a WMTS's corner"
+    )
     imagery: str | None = Field(None, description="name of a raster source under `imagery`, whose pixels are taken")
 
     @model_validator(mode="after")
     def _one(self) -> GridConfig:
         if (self.crs is None) != (self.resolution is None):
             raise ValueError("`crs` and `resolution` go together")
+        if self.origin is not None and self.crs is None:
+            raise ValueError("`origin` is for a grid of `crs` and `resolution`")
         if [self.zoom, self.imagery, self.crs].count(None) != 2:
             raise ValueError("give one of `zoom`, `imagery`, or `crs` with `resolution`")
         return self
@@ -307,7 +312,8 @@ class RegionConfig(Section):
         """The grid where the config alone decides it, else None (it comes from a raster's header)."""
         if self.grid.imagery is not None or self.bbox is None:
             return None
-        return grid_of(self.bbox, self.grid.zoom, self.grid.crs, self.grid.resolution or 0.0, self.shard_px)
+        grid = self.grid
+        return grid_of(self.bbox, grid.zoom, grid.crs, grid.resolution or 0.0, self.shard_px, grid.origin or (0.0, 0.0))
 
     def shard_names(self) -> list[str]:
         """Names of the region's shards; a grid taken from a raster is one shard."""

@@ -126,6 +126,17 @@ def test_a_grid_of_any_crs_covers_its_box_on_multiples_of_the_resolution(
     assert (grid.gsd_x_m, grid.gsd_y_m) == pytest.approx(on_the_ground(grid), rel=1e-5)
 
 
+def test_multiples_of_the_resolution_count_from_an_origin() -> None:
+    """The corner of Germany's tile matrices; the same box from (0, 0) lies elsewhere by parts of a pixel."""
+    box, res, (x0, y0) = (8.50, 50.10, 8.51, 50.11), 0.2985821417389697, (-46133.17, 6301219.54)
+    grid, plain = crs_grid(box, "EPSG:25832", res, 4096, (x0, y0)), crs_grid(box, "EPSG:25832", res, 4096)
+    cols, rows = (grid.left - x0) / res, (y0 - grid.top) / res
+    assert cols == pytest.approx(round(cols), abs=1e-6) and rows == pytest.approx(round(rows), abs=1e-6)
+    assert abs(plain.left - grid.left) % res > 0.01
+    assert np.allclose(grid.bounds, plain.bounds, atol=res, rtol=0)
+    assert (grid.gsd_x_m, grid.gsd_y_m) == pytest.approx(on_the_ground(grid), rel=1e-5)
+
+
 def test_a_crs_by_another_name_is_the_same_grid() -> None:
     box = (8.50, 50.10, 8.51, 50.11)
     grid = crs_grid(box, "epsg:25832", 0.2, 4096)

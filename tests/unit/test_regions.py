@@ -199,6 +199,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"grid": {**UTM, "crs": "EPSG:123456"}}, "grid.crs: 'EPSG:123456' is no coordinate system"),
     ({"grid": {"crs": "EPSG:25832"}}, "grid: `crs` and `resolution` go together"),
+    ({"grid": {"zoom": 17, "origin": [0, 0]}}, "grid: `origin` is for a grid of `crs` and `resolution`"),
     ({"grid": {**UTM, "zoom": 17}}, "grid: give one of `zoom`, `imagery`, or `crs` with `resolution`"),
     ({"grid": {**UTM, "resolution": 0}}, "grid.resolution: .*greater than 0, got 0"),
     ({"grid": {**UTM, "resolution": 1e-320}}, "grid.resolution: 9.99989e-321 is too fine to be meant"),

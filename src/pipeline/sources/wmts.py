@@ -149,8 +149,9 @@ class Source(ServiceSource):
         assert origin is not None
         col, row, *_ = self._edges(matrix, res, grid)
         corner = f"{origin[0] + round(col) * res:.12g}, {origin[1] - round(row) * res:.12g}"
+        wanted = f"crs: {grid.crs[:40]}, resolution: {res!r}, origin: [{origin[0]!r}, {origin[1]!r}]"
         return (
             f"imagery {name!r}: the grid ({grid.res_x:.12g} per pixel, corner {grid.left:.12g}, {grid.top:.12g}) does "
             f"not lie on the pixels of a tile matrix; the nearest, {nearest!r}, has {res:.12g} per pixel and a corner "
-            f"at {corner}: give the region a grid of {grid.crs[:40]} like that"
+            f"at {corner}: give the region grid: {{{wanted}}}"
         )

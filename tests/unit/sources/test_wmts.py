@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from pipeline.errors import DataError
+from pipeline.extent import grid_of
 from pipeline.grid import mercator_lonlat, web_mercator_grid
 from pipeline.sources.wmts import Source
 
 REST = "https://h/{Layer}/{Style}/{TileMatrixSet}/{TileMatrix}/{TileRow}/{TileCol}.jpeg"
+REST_TILE = "https://h/dop/default/ADV/14/{row}/{col}.jpeg"
 UTM = {"tile_matrix_set": "utm", "origin": (280000.0, 6150000.0)}
 
 
@@ -69,6 +74,23 @@ def test_a_matrix_of_the_grids_own_system(grid_at):
         ["8", "701", "1000.jpeg"],
         ["8", "701", "1001.jpeg"],
     ]
+
+
+def test_matrices_whose_corner_is_no_multiple_of_their_resolution():
+    """Germany's set: the refusal says which grid would do, and on it the centre's tile is the one counted by hand."""
+    x0, y0, res = -46133.17, 6301219.54, 0.2985821417389697
+    adv = {"tile_matrix_set": "ADV", "origin": (x0, y0)}
+    wmts = source(**adv, matrices={"14": {"scale": res / 0.00028}, "13": {"scale": 2 * res / 0.00028}})
+    box = (8.50, 50.10, 8.502, 50.102)
+    with pytest.raises(DataError) as caught:
+        wmts.layout("a", grid_of(box, None, "EPSG:25832", 0.3, 4096), None)
+    told = YAML(typ="safe", pure=True).load(str(caught.value).rpartition("grid: ")[2])
+    grid = grid_of(box, None, told["crs"], told["resolution"], 4096, tuple(told["origin"]))
+    layout = wmts.layout("a", grid, None)
+    assert (layout.tile_px, grid.res_x) == (256, pytest.approx(res, rel=1e-12))
+    x, y = (grid.bounds[0] + grid.bounds[2]) / 2, (grid.bounds[1] + grid.bounds[3]) / 2
+    row, col = math.floor((y0 - y) / (256 * res)), math.floor((x - x0) / (256 * res))
+    assert REST_TILE.format(row=row, col=col) in addresses(wmts, grid)
 
 
 def test_scales_are_metres_per_028_mm(grid_at):
