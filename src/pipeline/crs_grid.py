@@ -21,7 +21,8 @@ def crs_grid(bbox: Bbox, crs: str, resolution: float, shard_px: int, origin: tup
     """The grid of `crs` that covers `bbox` (west, south, east, north; degrees; west > east: across 180 degrees).
 
     Pixels are squares of `resolution` CRS units; their edges lie on multiples of it, counted from `origin` (x, y). A
-    pixel edge within a hundredth of a pixel of the box counts as lying on it. Metres on the ground are geodesics at the grid's centre.
+    pixel edge within a hundredth of a pixel of the box counts as lying on it. Metres on the ground are geodesics at the
+    grid's centre.
 
     Raises:
         ConfigError: no such coordinate system, one that has not two axes or counts westwards, a box outside of it, or

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
-import pyogrio
 import pytest
 import rasterio
 from PIL import Image
 from scipy import ndimage
 
-from pipeline.acquire.osm import extract_osm
 from pipeline.files import read_json
 from tests.support.project import Project, write_blocks
 
@@ -113,25 +110,3 @@ def test_picture_of_labels_over_imagery(swellendam, tmp_path):
     path = Path(os.environ.get("SWELLENDAM_PICTURE", tmp_path / "labels.png"))
     Image.fromarray(picture).save(path)
     assert Image.open(path).size == (2 * image.shape[1], 1000)
-
-
-def test_liechtenstein_counts(tmp_path):
-    """Counts that REAL_DATA_DIR/README.md states: 3,723 buildings, 2,753 highways, 54 forests, 20 waters."""
-    pbf, gpkg = data("osm/liechtenstein-2013.osm.pbf"), tmp_path / "layers.gpkg"
-    found = extract_osm(pbf, None, gpkg, tmp_path / "osm.json", log=print)
-    assert found["features"]["buildings"] == 3723
-    assert found["features"]["roads"] + found["highway_areas"] == 2753
-    landuse = pyogrio.read_dataframe(gpkg, layer="landuse")
-    assert landuse.landuse.eq("forest").sum() == 54
-    water = pyogrio.read_dataframe(gpkg, layer="water")
-    assert water.natural.eq("water").sum() == 20
-    assert json.loads((tmp_path / "osm.json").read_text()) == found
-    assert found["relations_missing_members"] == [77]
-
-
-@pytest.mark.parametrize("name", ["helsinki", "finland-town"])
-def test_extracts_with_missing_nodes_are_read(tmp_path, name):
-    found = extract_osm(data(f"osm/{name}.osm.pbf"), None, tmp_path / "l.gpkg", tmp_path / "s.json", log=print)
-    assert found["features"]["roads"] > 300
-    assert found["ways_missing_nodes"]
-    assert found["areas_not_assembled"]
