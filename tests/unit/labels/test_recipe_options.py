@@ -207,6 +207,18 @@ def test_lines_on_coarse_pixels_are_squares(write_layers, paint, pixel_m):
     np.testing.assert_array_equal(classes == URBAN, inside)
 
 
+def test_a_coarse_pixel_shows_in_shards_that_lie_far_from_the_line(write_layers, paint):
+    """250 m beside the line lies the middle of a pixel of 100 m, whose far part is 40 m further away."""
+    factor = round(100 / GRID.gsd_m)
+    x = factor / 2 - 248 / GRID.gsd_x_m
+    gpkg = write_layers({"roads": [(line((x, -900), (x, 1200)), {"highway": "primary"})]})
+    layers = recipe(roads={**ROADS, "widths_m": {"primary": 500}, "pixel_m": 100})
+    grid = dataclasses.replace(GRID, shard_px=77)
+    far = grid.shard("r00c03")
+    part, *_ = paint(layers, grid, far, gpkg)
+    assert (part[:, : factor - far.col_px] == URBAN).all() and (part[:, factor - far.col_px :] == NONE).all()
+
+
 def everything():
     widths = {"widths_m": {"primary": 9, "path": 1.5}}
     return recipe(
