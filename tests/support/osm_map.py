@@ -50,10 +50,16 @@ class Map:
         """Add a relation."""
         self.relations.append(mutable.Relation(id=number, version=1, members=members, tags=tags))
 
-    def write(self, path: Path, leave_out: Iterable[int] = (), backwards: bool = False) -> Path:
-        """Write the map, without the ways in `leave_out`; `backwards`: ids descend within each type."""
+    def write(self, path: Path, leave_out: Iterable[int] = (), backwards: bool = False, box: Any = None) -> Path:
+        """Write the map, without the ways in `leave_out`; `backwards`: ids descend within each type.
+
+        `box` (west, south, east, north) goes into the header.
+        """
         step, left = (-1 if backwards else 1), set(leave_out)
-        with osmium.SimpleWriter(str(path), overwrite=True) as writer:
+        header = osmium.io.Header()
+        if box is not None:
+            header.add_box(osmium.osm.Box(*box))
+        with osmium.SimpleWriter(str(path), header=header, overwrite=True) as writer:
             for ref in sorted(self.nodes.keys() - self.dropped)[::step]:
                 writer.add_node(mutable.Node(id=ref, version=1, location=self.nodes[ref]))
             for way in sorted(self.ways, key=lambda way: way.id)[::step]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import shapely
+
 from pipeline import command
 from pipeline.acquire.osm_box import MARGIN_M as MARGIN_M
 from pipeline.acquire.osm_box import BBox, cutting_boxes
@@ -21,13 +23,14 @@ from pipeline.acquire.osm_box import expand_bbox as expand_bbox
 from pipeline.acquire.osm_box import grid_box as grid_box
 from pipeline.acquire.osm_layers import Layers
 from pipeline.acquire.osm_merge import Account, merge_extract
-from pipeline.acquire.osm_read import Boxes, Extract, read_extract
+from pipeline.acquire.osm_read import Boxes, Extract, header_box, read_extract
 from pipeline.acquire.osm_tags import LAYER_COLUMNS as LAYER_COLUMNS
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, write_json
 
 DISK_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
 SCRATCH = ".scratch.part"
+LEAST_OUTSIDE = 0.001  # of the region
 LOSSES = {
     "relations_missing_members": "relations left out, members missing in the file",
     "relations_not_assembled": "relations left out, rings not closed or crossing, or nodes missing",
@@ -64,10 +67,14 @@ def extract_osm(
         way), ``ways_missing_nodes`` and ``areas_not_assembled`` (open ways with the tags of an area too).
 
     Raises:
-        DataError: a file is absent, damaged or no PBF, or the disk takes no more; nothing is written then.
+        DataError: a file is absent, damaged or no PBF, there is nothing in the box and the files are of other regions
+            by their headers, or the disk takes no more; nothing is written then.
     """
     paths = [Path(pbfs)] if isinstance(pbfs, str | Path) else [Path(pbf) for pbf in pbfs]
     out, boxes = Path(out), None if bbox is None else cutting_boxes(expand_bbox(bbox, MARGIN_M))
+    reach, outside = ("", 0.0) if bbox is None else _outside(paths, bbox)
+    if outside >= LEAST_OUTSIDE:
+        log(f"warning: {reach}: {outside:.1%} of it lies outside and gets nothing; name its extract under `osm` too")
     account = Account()
     with _scratch(out) as scratch:
         layers, extracts = Layers(scratch), []
@@ -79,6 +86,8 @@ def extract_osm(
             account.forgive(extract)
         with atomic_file(out) as temporary:
             features = layers.write(temporary)
+            if outside > 1 - 1e-9 and not any(features.values()):
+                raise DataError(f"{reach}: it lies outside; take an extract that holds it")
     found = {
         "sources": [pbf.name for pbf in paths],
         "bbox": None if bbox is None else list(bbox),
@@ -89,6 +98,20 @@ def extract_osm(
     write_json(summary, found)
     _report(found, log)
     return found
+
+
+def _outside(paths: Sequence[Path], bbox: BBox) -> tuple[str, float]:
+    """A sentence on what the extracts' headers say to cover, and the share of `bbox` outside; 0 if one says nothing."""
+    reach = [header_box(pbf) for pbf in paths]
+    if None in reach:
+        return "", 0.0
+    covered, region = (
+        shapely.union_all([part for box in boxes if box is not None for part in cutting_boxes(box)])
+        for boxes in (reach, [bbox])
+    )
+    text = f"{', '.join(map(str, paths))}: covers {[round(edge, 4) for edge in covered.bounds]}, the region is"
+    text += f" {[round(edge, 4) for edge in bbox]} (west, south, east, north)"
+    return text, shapely.difference(region, covered).area / region.area if region.area else 0.0
 
 
 @contextmanager

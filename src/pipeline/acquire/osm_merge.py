@@ -115,7 +115,7 @@ def _ways(
         if number in members:
             present.add(number)
         as_line, as_area = lines.take(number), areas.take(number)
-        if as_area and as_area[0][2] is None and not any(wkb or not whole for _, whole, wkb in as_line):
+        if as_area and as_area[0][2] is None and not any(wkb for _, _, wkb in as_line):
             continue  # outside of the box
         described = describe(text)
         tags, closed = described.tags, is_closed(nodes)

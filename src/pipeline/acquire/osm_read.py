@@ -18,8 +18,9 @@ import osmium
 import pyarrow as pa
 import shapely
 from osmium import filter as osmium_filter
-from osmium.osm import ALL, RELATION, WAY
+from osmium.osm import ALL, NOTHING, RELATION, WAY
 
+from pipeline.acquire.osm_box import BBox
 from pipeline.acquire.osm_tags import AREA_KEYS, LINE_KEYS
 
 BATCH = 20_000
@@ -40,6 +41,19 @@ class Extract:
         self.areas = folder / "areas.arrow"  # of closed ways, in their order
         self.relation_areas = folder / "relation_areas.arrow"
         self.locations = folder / "locations"
+
+
+def header_box(pbf: Path) -> BBox | None:
+    """The box (west, south, east, north; degrees) that the extract's header gives; None without, or no such file."""
+    try:
+        with osmium.io.Reader(osmium.io.File(str(pbf), "pbf"), NOTHING) as reader:
+            box = reader.header().box()
+    except RuntimeError:  # whoever reads it is told
+        return None
+    if not box.valid():
+        return None
+    west, east = box.bottom_left.lon, box.top_right.lon
+    return west, box.bottom_left.lat, east + (360.0 if east < west else 0.0), box.top_right.lat
 
 
 def read_extract(pbf: Path, folder: Path, boxes: Boxes, tick: Callable[[int], None]) -> Extract:

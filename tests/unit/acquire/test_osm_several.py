@@ -169,3 +169,49 @@ def test_both_sides_of_180_degrees(tmp_path):
 def test_boxes_lie_between_the_ends_of_the_world(bbox, parts):
     found = [(box.bounds[0], box.bounds[2]) for box in cutting_boxes(bbox)]
     assert list(itertools.chain(*found)) == pytest.approx(list(itertools.chain(*parts)))
+
+
+def test_a_relation_whose_ring_is_broken_in_one_extract_misses_no_member_of_another(tmp_path):
+    city = Map()
+    lake(city, 5, 10, 8.0)
+    city.dropped = {city.refs[8.01, 50.0]}
+    whole, part = (city.write(tmp_path / f"{way}.osm.pbf", leave_out=(way,)) for way in (0, 11))
+    for pieces in ([whole, part], [part, whole]):
+        _, found, _ = extract_files(tmp_path, pieces)
+        assert (found["relations_not_assembled"], found["relations_missing_members"]) == ([5], [])
+
+
+WEST, EAST = (8.0, 50.0, 9.0, 51.0), (9.0, 50.0, 10.0, 51.0)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "bbox", "outside"),
+    [
+        ([WEST], (8.2, 50.2, 8.4, 50.4), None),
+        ([WEST, EAST], (8.9, 50.2, 9.1, 50.4), None),
+        ([WEST], (8.9, 50.2, 9.1, 50.4), "50.0%"),
+        ([WEST, EAST], (8.9, 50.9, 9.1, 51.3), "75.0%"),
+        ([WEST, None], (8.9, 50.2, 9.1, 50.4), None),  # of one nobody knows
+        ([EAST], (8.2, 50.2, 8.4, 50.4), "100.0%"),  # a header that is wrong
+        ([EAST], (8.6, 50.2, 8.8, 50.4), "all"),
+        ([WEST, EAST], (8.2, 10.0, 8.4, 10.4), "all"),
+        ([EAST, None], (8.2, 50.2, 8.4, 50.4), None),
+        ([(-180.0, -20.0, 180.0, -10.0)], (179.0, -18.0, 181.0, -16.0), None),
+        ([(176.0, -20.0, 180.0, -10.0)], (179.0, -18.0, 181.0, -16.0), "50.0%"),
+        ([(-180.0, -20.0, -178.0, -10.0)], (177.0, -18.0, 179.0, -16.0), "all"),
+    ],
+)
+def test_extracts_of_other_regions_are_refused_and_of_a_part_are_said(tmp_path, boxes, bbox, outside):
+    city = Map()
+    city.way(1, [(8.3, 50.3), (8.31, 50.3)], {"highway": "track"})
+    paths = [city.write(tmp_path / f"{number}.osm.pbf", box=box) for number, box in enumerate(boxes)]
+    lines = []
+    out, summary = tmp_path / "out" / "layers.gpkg", tmp_path / "out" / "osm.json"
+    if outside == "all":
+        with pytest.raises(DataError, match=r"0\.osm\.pbf.*: covers \[.*\], the region is \[.*it lies outside; take"):
+            extract_osm(paths, bbox, out, summary, log=lines.append)
+        assert list(out.parent.iterdir()) == []
+        return
+    extract_osm(paths, bbox, out, summary, log=lines.append)
+    said = [line for line in lines if "gets nothing" in line]
+    assert len(said) == (outside is not None) and (outside is None or f": {outside} of it lies outside" in said[0])
