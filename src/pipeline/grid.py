@@ -92,10 +92,14 @@ class Grid:
 
     def shard(self, name: str) -> Shard:
         """The shard called `name`; ConfigError when the grid has none of that name."""
-        for shard in self.shards():
+        shards = self.shards()
+        for shard in shards:
             if shard.name == name:
                 return shard
-        raise ConfigError(f"the grid has no shard {name!r}; it has {', '.join(s.name for s in self.shards())}")
+        raise ConfigError(
+            f"the grid has no shard {name!r}; it has {len(shards)}, row by row from {shards[0].name} to "
+            f"{shards[-1].name}"
+        )
 
     def save(self, path: Path) -> None:
         """Write the grid as JSON."""

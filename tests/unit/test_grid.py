@@ -72,7 +72,7 @@ def test_shards_cover_every_pixel_once(tmp_path: Path) -> None:
     assert (count == 1).all()
     grid.save(tmp_path / "grid.json")
     assert Grid.load(tmp_path / "grid.json") == grid
-    with pytest.raises(ConfigError, match="no shard 'r09c00'; it has r00c00, "):
+    with pytest.raises(ConfigError, match="no shard 'r09c00'; it has 12, row by row from r00c00 to r02c03"):
         grid.shard("r09c00")
 
 
@@ -221,3 +221,13 @@ def test_a_grid_that_begins_at_the_worlds_edge_lies_at_its_left(crs: str) -> Non
     world = 40075016.68557849 if crs == "EPSG:3857" else 360.0
     for grid in ends:
         assert grid.left == pytest.approx(-world / 2, abs=1.01 * resolution) and grid.bounds[2] < -0.49 * world
+
+
+def test_a_shard_that_is_not_there_is_one_short_line() -> None:
+    grid = web_mercator_grid((0.0, 0.0, 1.0, 1.0), 17, 256)
+    assert len(grid.shards()) > 100_000
+    with pytest.raises(
+        ConfigError, match=r"no shard 'r999c999'; it has \d+, row by row from r00c00 to r\d+c\d+$"
+    ) as caught:
+        grid.shard("r999c999")
+    assert len(str(caught.value)) < 200
