@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pyproj import CRS as PyprojCRS
 from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -13,11 +14,13 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
 from pipeline.acquire.nearest import PixelMap
+from pipeline.acquire.world import boxes_in
 from pipeline.grid import MERCATOR_HALF_M, Grid, web_mercator_grid
 
 TOWN = web_mercator_grid((8.50, 50.0, 8.513, 50.008), 16, 8192)
 UTM = Grid("EPSG:32632", 470_000.0, 5_550_000.0, 7.3, 7.3, 500, 430, 7.3, 7.3, 8192)
 STATE = Grid("EPSG:32632", 300_000.0, 5_900_000.0, 700.0, 700.0, 500, 400, 700.0, 700.0, 8192)
+FINE = Grid("EPSG:4326", 8.5, 50.0, 1 / 12000, 1 / 12000, 400, 300, 6.0, 9.0, 8192)
 FIJI = Grid("EPSG:3857", MERCATOR_HALF_M - 150_000, -1_900_000.0, 1000.0, 1000.0, 300, 200, 950.0, 950.0, 8192)
 
 
@@ -38,6 +41,13 @@ SOURCES = {
     "CORINE": (TOWN, "EPSG:3035", *over(TOWN, "EPSG:3035", 100)),
     "CORINE on a coarse grid": (STATE, "EPSG:3035", *over(STATE, "EPSG:3035", 500)),
     "degrees on UTM": (UTM, "EPSG:4326", *over(UTM, "EPSG:4326", 1 / 12000)),
+    "centres on the source's edges": (
+        FINE,
+        "EPSG:4326",
+        from_origin(8.5 - 1 / 24000, 50.01, 1 / 12000, 1 / 12000),
+        900,
+        900,
+    ),
     "the grid's own pixels": (UTM, "EPSG:32632", from_origin(UTM.left + 73, UTM.top + 73, 7.3, 7.3), 300, 300),
     "turned": (UTM, "EPSG:4326", Affine(1 / 9000, 2e-5, 8.58, 1e-5, -1 / 9000, 50.1), 900, 900),
     "across 180 degrees": (FIJI, "EPSG:4326", from_origin(-180, 90, 0.1, 0.1), 1800, 3600),
@@ -81,6 +91,19 @@ def test_windows_of_any_size_agree(name):
     for row, col, high, wide in ((0, 0, 1, 1), (3, 5, 1, 90), (7, 2, 50, 1), (11, 13, 64, 65), (100, 33, 33, 100)):
         part = numbers(pixels.locate(row, col, high, wide), width)
         np.testing.assert_array_equal(np.broadcast_to(part, (high, wide)), whole[row : row + high, col : col + wide])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3035", "EPSG:32632"])
+def test_the_box_in_another_system_holds_every_place_of_the_grid(crs):
+    """Also where an edge bulges most between the points at which it is followed."""
+    for grid in (STATE, web_mercator_grid((5.0, 45.0, 15.0, 55.0), 8, 256)):
+        left, bottom, right, top = grid.bounds
+        along = np.linspace(0, 1, 20_001)
+        x = np.concatenate([left + along * (right - left)] * 2 + [np.full(20_001, left), np.full(20_001, right)])
+        y = np.concatenate([np.full(20_001, top), np.full(20_001, bottom)] + [bottom + along * (top - bottom)] * 2)
+        east, north = Transformer.from_crs(grid.crs, crs, always_xy=True).transform(x, y)
+        (box,) = boxes_in(grid, PyprojCRS.from_user_input(crs))
+        assert box[0] < east.min() and box[1] < north.min() and box[2] > east.max() and box[3] > north.max()
 
 
 def test_longitudes_from_0_to_360_are_the_same_world():

@@ -73,6 +73,17 @@ def test_a_line_that_one_extract_has_whole_is_not_missing_nodes(tmp_path):
             assert found["ways_missing_nodes"] == []
 
 
+def test_the_longer_piece_of_a_coast_is_measured(tmp_path):
+    city = Map()
+    city.way(1, [(8.0 + step / 100, 50.0) for step in range(5)], {"natural": "coastline"})
+    whole = city.write(tmp_path / "whole.osm.pbf")
+    city.dropped = {3}
+    cut = city.write(tmp_path / "cut.osm.pbf")
+    _, alone, _ = extract_files(tmp_path, whole)
+    for pieces in ([whole, cut], [cut, whole]):
+        assert extract_files(tmp_path, pieces)[1]["coastline"] == alone["coastline"]
+
+
 def test_the_same_extract_twice_is_once(tmp_path):
     pieces = neighbours(tmp_path)
     extract_files(tmp_path, pieces[0])
