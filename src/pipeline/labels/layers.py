@@ -37,6 +37,7 @@ VectorLayer = LineLayer | PolygonLayer
 LINE_COLUMNS = ["width", "lanes", "tracktype", "tunnel", "area"]
 HIDDEN_AREAS = ("road_areas", "water")  # their areas in a tunnel or culvert are not visible; a roof over a passage is
 SHRUNK = "smaller than its buffer"
+POINT = "without length or area"
 TORN = "drawn across the antimeridian in one piece"
 LOST = "outside of the grid's coordinate system"
 SLACK_M = 20.0  # more than a box in degrees and a buffer can be off
@@ -67,6 +68,7 @@ class LayerReader:
         frame = self._read(layer, window, factor)
         reasons, distances = _wanted(frame, layer)
         shapes = frame.geometry.to_numpy(dtype=object)
+        reasons[(shapely.length(shapes) == 0) & (reasons == PAINTED)] = POINT
         reasons[is_torn(shapes) & (reasons == PAINTED)] = TORN
         shapes = unwrap(shapes, self._projection.centre_lon)
         chosen = reasons == PAINTED

@@ -118,6 +118,19 @@ def test_a_buffer_reaches_in_from_outside(write_layers, paint):
     assert (wide == WATER).any(axis=0).sum() == pytest.approx(10 / GRID.gsd_x_m, abs=1)
 
 
+@pytest.mark.parametrize("buffer_m", [0, 5, -5])
+def test_shapes_of_a_single_point_are_left_out_and_counted(write_layers, paint, buffer_m):
+    (corner,) = at_pixels([(30, 30)])
+    point = [(line((60, 60), (60, 60)), {"highway": "primary"}), (line((10, 90), (90, 90)), {"highway": "primary"})]
+    gpkg = write_layers({"roads": point, "water": [(shapely.Polygon([corner] * 4), {}), (square(100, 20, 40), {})]})
+    layers = recipe(lake={**LAKE, "buffer_m": buffer_m}, roads=ROADS)
+    classes, _, stats, _ = paint(layers, GRID, WHOLE, gpkg)
+    assert (classes[:60, :80] == NONE).all() and (classes[90, 15:85] == URBAN).all() and (classes == WATER).any()
+    assert stats["features"] == dict.fromkeys(
+        ("lake", "roads"), {"painted": 1, "left_out": {"without length or area": 1}}
+    )
+
+
 def test_tags_choose_lines(write_layers, paint):
     rows = [
         (line((10, 20), (90, 20)), {"highway": "primary", "surface": "asphalt"}),

@@ -149,6 +149,12 @@ def test_width_tag_then_lanes_then_default():
     np.testing.assert_allclose(line_widths_m(frame, plain), [9, 9, 9, 3.5])
 
 
+def test_lanes_make_no_road_wider_than_a_width_tag_may():
+    """What is read around a shard reaches as far as the widest line."""
+    frame = table("highway", [{"highway": "primary", "lanes": "20"}])
+    np.testing.assert_array_equal(line_widths_m(frame, LineLayer.model_validate({**ROADS, "lane_m": 12})), [200])
+
+
 def test_lines_left_out_and_why():
     frame = table(
         "highway",
