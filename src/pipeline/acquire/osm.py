@@ -34,7 +34,7 @@ LEAST_OUTSIDE = 0.001  # of the region
 LOSSES = {
     "relations_missing_members": "relations left out, members missing in the file",
     "relations_not_assembled": "relations left out, rings not closed or crossing, or nodes missing",
-    "relations_without_tags": "multipolygons left out, tags on the outer way (old style), which is taken with its islands",
+    "relations_without_tags": "multipolygons left out, tags on the outer way (old style), taken with its islands",
     "areas_not_assembled": "ways left out as areas, open, nodes missing or rings crossing",
     "ways_missing_nodes": "lines shortened, nodes missing in the file",
 }
