@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAME, DIFFER, ONE, NEITHER = (214, 214, 214), (200, 20, 30), (240, 205, 140), (255, 255, 255)
 ALPHA = 0.55  # share of the labels over imagery
 PANEL_IN = 3.3
-TALLEST_IN = 7.5
+LEAST_IN, TALLEST_IN = 1.8, 7.5  # of a row; its text on the left takes the least
 LEGEND_COLUMNS = 9
 LEAST_TEXT = 0.04  # narrower pieces of a stacked bar are named in the legend alone
 
@@ -145,7 +145,8 @@ def side_by_side(comparison: Comparison, scheme: ClassScheme, out: Path, *, aspe
         aspect: height of a pixel on the ground, its width being 1.
     """
     views = [comparison.overview, *([comparison.close_up] if comparison.close_up is not None else [])]
-    heights = [min(TALLEST_IN, PANEL_IN * aspect * view.a.shape[0] / view.a.shape[1]) for view in views]
+    shapes = [view.a.shape for view in views]
+    heights = [float(np.clip(PANEL_IN * aspect * rows / cols, LEAST_IN, TALLEST_IN)) for rows, cols in shapes]
     columns = 3 + (comparison.overview.image is not None)
     with styled():
         figure, grid = pyplot.subplots(
