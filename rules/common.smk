@@ -57,9 +57,9 @@ def asked_for(words):
 
 
 def check_data(target):
-    """ConfigError when a target below data/ is of a region, source, recipe, pair or split that does not exist."""
-    found = re.match(r"data/([^/]+)/(?:(\w+)/([^/.]+))?", target)
-    name, part, item = found.groups() if found else (None, None, None)
+    """ConfigError when a target below data/ is of a region, source, recipe, pair, split or shard that is not there."""
+    found = re.match(r"data/([^/]+)/(?:(\w+)/([^/.]+)(?:/(r\d+c\d+)[_.])?)?", target)
+    name, part, item, shard = found.groups() if found else (None,) * 4
     if name is None:
         return
     region = load_region(name)
@@ -80,6 +80,12 @@ def check_data(target):
         check_comparison(name, item)
     elif part == "chips" and item not in stores:
         load_recipe(item)
+    if shard and shard not in region.shard_names():
+        names = region.shard_names()
+        raise ConfigError(
+            f"{target}: the region has no shard {shard!r}; it has {len(names)}, row by row from {names[0]} to "
+            f"{names[-1]}"
+        )
 
 
 try:

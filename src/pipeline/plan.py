@@ -203,6 +203,7 @@ def _landcover(name: str, entry: Any, grid: Grid) -> dict[str, Any]:
     return {
         "kind": entry.kind,
         "from": str(path) if path else public(", ".join(urls)),
+        "local": path is not None,
         "attribution": entry.attribution,
         "terms": entry.terms,
         "off": _missing_keys(f"land cover {name!r}", urls),
@@ -252,10 +253,16 @@ def _unknown(plan: Mapping[str, Any]) -> list[str]:
         for name, entry in plan["imagery"].items()
         if entry["requests"] is None
     ]
-    lines += [
-        f"land cover {name}: how much of it is fetched shows only when the server is asked"
-        for name, entry in plan["landcover"].items()
-        if entry["bytes"] is None
-    ]
-    missing = [entry["name"] for entry in plan["osm"] if entry["bytes"] is None]
-    return [*lines, *(f"OSM extract {name}: not downloaded yet, its server knows its size" for name in missing)]
+    for name, entry in plan["landcover"].items():
+        if entry["bytes"] is None:
+            why = f"{entry['from']} is not there yet" if entry["local"] else "its share shows when the server is asked"
+            lines.append(f"land cover {name}: {why}")
+    for entry in plan["osm"]:
+        if entry["bytes"] is None:
+            why = (
+                f"{entry['from']} is not there yet"
+                if entry["local"]
+                else "not downloaded yet, its server knows its size"
+            )
+            lines.append(f"OSM extract {entry['name']}: {why}")
+    return lines

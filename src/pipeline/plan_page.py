@@ -111,8 +111,12 @@ def _imagery(plan: Mapping[str, Any]) -> list[str]:
         spent = hours(sum(entry["hours"] for entry in known))
         rows.append(["**all known**", "", "", _count(requests), size(fetched), spent, "one after the other", ""])
     head = ["source", "kind", "tiles", "requests", "to fetch", "time", "at the pace of", "now"]
-    note = "A tile on the border of two shards is asked for twice, so that there are more requests than tiles."
-    return ["## Imagery", _table(head, rows), note]
+    page = ["## Imagery", _table(head, rows)]
+    if any(entry["requests"] != entry["tiles"] for entry in known if "tiles" in entry):
+        page.append(
+            "A tile on the border of two shards is asked for twice, so that there are more requests than tiles."
+        )
+    return page
 
 
 def _zooms(plan: Mapping[str, Any]) -> list[str]:

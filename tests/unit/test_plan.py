@@ -12,7 +12,7 @@ from pyproj import Geod, Transformer
 
 from pipeline.config import RegionConfig, load_region, validate
 from pipeline.dataset.store import positions
-from pipeline.grid import Grid
+from pipeline.grid import Grid, mercator_lonlat
 from pipeline.plan import chip_count, fitting_recipes, plan_region
 from pipeline.plan_page import hours, page, size, warnings
 
@@ -185,6 +185,27 @@ def test_files_read_by_window_are_unknown_and_local_ones_cost_nothing(tmp_path: 
     plan = plan_of(region(landcover={"cover": {"url": url, "classes": {1: "forest"}}}))
     assert plan["landcover"]["cover"]["bytes"] is None
     assert any("land cover cover" in line for line in plan["unknown"]) and "## Not counted" in page(plan)
+
+
+def test_files_of_ones_own_that_are_not_there_yet_wait_for_no_server() -> None:
+    cover = {"cover": {"path": "own/cover.tif", "classes": {1: "forest"}}}
+    plan = plan_of(region(landcover=cover, osm={"path": "own/town.osm.pbf"}))
+    lines = [line for line in plan["unknown"] if "own/" in line]
+    assert lines == [
+        "land cover cover: own/cover.tif is not there yet",
+        "OSM extract town.osm.pbf: own/town.osm.pbf is not there yet",
+    ]
+    assert "server" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(("shard_px", "twice"), [(256, False), (300, True)])
+def test_tiles_of_two_shards_are_explained_where_there_are_some(shard_px: int, twice: bool) -> None:
+    west, north = mercator_lonlat(68_696 * 256, 44_390 * 256, 17)
+    east, south = mercator_lonlat(68_699 * 256, 44_392 * 256, 17)
+    plan = plan_of(region(bbox=[west, south, east, north], grid={"zoom": 17}, shard_px=shard_px))
+    cost = plan["imagery"]["tiles"]
+    assert (cost["requests"] > cost["tiles"]) == twice
+    assert ("asked for twice" in page(plan)) == twice
 
 
 def test_an_extract_that_is_here_has_a_size(tmp_path: Path) -> None:

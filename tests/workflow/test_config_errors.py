@@ -118,6 +118,7 @@ def test_a_broken_study_of_the_config_stops_nobody_who_asks_for_another(unbuilt:
         ("data/demo/landcover/old.tif", "no landcover 'old'; choices: coarse"),
         ("data/demo/splits/blocs.parquet", "no splits 'blocs'; did you mean 'blocks'?"),
         ("data/demo/labels/osmm/r00c00.tif", "config/recipes/osmm.yaml does not exist; did you mean 'osm'?"),
+        ("data/demo/imagery/summer/r09c00_tiles.csv", "no shard 'r09c00'; it has 4, row by row from r00c00 to r01c01"),
         ("data/demo/chips/sumer/store.json", "config/recipes/sumer.yaml does not exist"),
     ],
 )
