@@ -274,16 +274,18 @@ def _check_files(region: RegionConfig, place: str) -> None:
     paths: dict[str, Path | None] = {"truth": region.truth}
     for number, extract in enumerate(region.osm_extracts):
         paths["osm.path" if number == 0 else f"osm.{number}.path"] = extract.path
+    tiled = {name: source for name, source in region.imagery.items() if isinstance(source, TiledSource)}
+    served = {f"imagery.{name}.serve": source.serve for name, source in tiled.items()}
     for name, source in region.imagery.items():
-        paths[f"imagery.{name}"] = source.serve if isinstance(source, TiledSource) else None
         for number, file in enumerate(source.paths if isinstance(source, RasterSource) else []):
             paths[f"imagery.{name}" if number == 0 else f"imagery.{name}.path.{number}"] = file
     for name, landcover in region.landcover.items():
         paths[f"landcover.{name}.path"] = getattr(landcover, "path", None)
-    for key, path in paths.items():
+    for key, path in (paths | served).items():
         if path is not None and not path.exists():
+            what = "folder" if key in served else "file"
             raise ConfigError(
-                f"{place}: {key}: the file {str(path)!r} does not exist; paths count from the Snakefile's folder"
+                f"{place}: {key}: the {what} {str(path)!r} does not exist; paths count from the Snakefile's folder"
             )
 
 

@@ -17,6 +17,7 @@ from pipeline.files import read_json
 from pipeline.names import is_name
 
 PROJECT = Path(__file__).resolve().parents[2]
+ONLY_TILES = {"demo": None, "truth": None, "osm": None, "landcover": {}, "splits": {}}  # of the demo's sources
 
 
 @pytest.fixture
@@ -82,6 +83,7 @@ def test_shipped_files_are_valid(config: Path) -> None:
         ({"chips": {"px": 4}}, r"chips.px: .*greater than or equal to 8, got 4"),
         ({"chips": {"pix": 128}}, r"chips.pix: unknown key; .*px"),
         ({"demo": None, "osm": {"path": "nowhere.osm.pbf"}}, r"the file '.*' does not exist"),
+        (ONLY_TILES, r"imagery\.autumn\.serve: the folder 'data/demo/source/tiles/autumn' does not exist"),
         ({"title": 3}, r"title: .*string, got 3"),
         ({"imagery": {"truth": {"kind": "raster", "path": "a.tif"}}}, r"imagery\.truth: .*data/demo/chips/truth"),
         ({"imagery__my-photos": {"kind": "raster", "path": "a.tif"}}, r"'my-photos' is no name: .*underscores"),
