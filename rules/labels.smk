@@ -73,5 +73,5 @@ rule compare_labels:
         imagery=pictured_provider,
     shell:
         "python {ROOT:q}/scripts/compare_labels.py --region {wildcards.region:q} --a {wildcards.recipe:q} "
-        "--b {wildcards.other:q} --imagery {params.imagery:q} --grid {input.grid:q} "
+        "--b {wildcards.other:q} --imagery={params.imagery:q} --grid {input.grid:q} "
         "--out data/{wildcards.region:q}/comparisons/{wildcards.recipe:q}-{wildcards.other:q} --log {log:q}"

@@ -103,6 +103,26 @@ def test_pictures_show_imagery_and_the_difference(heath: Project) -> None:
         assert shown[:, -width // 4 :].sum() > 200 and shown[:, : width // 4].sum() == 0
 
 
+def test_a_region_whose_imagery_is_not_fetched_is_compared_without_it(heath: Project) -> None:
+    to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
+    west, south = to_degrees.transform(LEFT + 50, TOP - SIDE_PX + 50)
+    east, north = to_degrees.transform(LEFT + SIDE_PX - 50, TOP - 50)
+    region = f"""
+bbox: {[west, south, east, north]}
+grid: {{crs: EPSG:32632, resolution: 1}}
+classes: ground
+imagery:
+  far: {{kind: wms, url: "http://127.0.0.1:9/", layers: aerial}}
+osm: {{path: own/heath.osm.pbf}}
+"""
+    heath.path("config/regions/bare.yaml").write_text(region)
+    heath.snakemake("--cores", "2", "data/bare/comparisons/narrow-wide/summary.json")
+    folder = heath.path("data/bare/comparisons/narrow-wide")
+    assert sorted(path.name for path in folder.iterdir()) == list(OUTPUTS)
+    assert json.loads((folder / "summary.json").read_text())["disagreement"]["pixels"] > 500
+    assert 900 < Image.open(folder / "side_by_side.png").width < 1500, "three panels: both labels, their difference"
+
+
 def test_a_second_call_makes_nothing(heath: Project) -> None:
     assert heath.jobs("data/heath/comparisons/narrow-wide/summary.json") == []
 
