@@ -31,12 +31,12 @@ from pipeline.files import atomic_file, write_json
 DISK_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
 SCRATCH = ".scratch.part"
 LEAST_OUTSIDE = 0.001  # of the region
-LOSSES = {
-    "relations_missing_members": "relations left out, members missing in the file",
-    "relations_not_assembled": "relations left out, rings not closed or crossing, or nodes missing",
-    "relations_without_tags": "multipolygons left out, tags on the outer way (old style), taken with its islands",
-    "areas_not_assembled": "ways left out as areas, open, nodes missing or rings crossing",
-    "ways_missing_nodes": "lines shortened, nodes missing in the file",
+LOSSES = {  # key → thing, what became of it
+    "relations_missing_members": ("relation", "left out, members missing in the file"),
+    "relations_not_assembled": ("relation", "left out, rings not closed or crossing, or nodes missing"),
+    "relations_without_tags": ("multipolygon", "left out, tags on the outer way (old style), taken with its islands"),
+    "areas_not_assembled": ("way", "left out of the areas, open, nodes missing or rings crossing"),
+    "ways_missing_nodes": ("line", "shortened, nodes missing in the file"),
 }
 
 Log = Callable[[str], None]
@@ -146,6 +146,10 @@ def _read(pbf: Path, folder: Path, boxes: Boxes, log: Log) -> Extract:
             raise
         if "out of order" in str(error):
             raise DataError(f"{pbf}: is not sorted by type and id ({error}); sort it with `osmium sort`") from None
+        if pbf.suffix.lower() != ".pbf":
+            raise DataError(
+                f"{pbf}: is no .osm.pbf; polygons of another kind go under `landcover`, kind: vector"
+            ) from None
         raise DataError(f"{pbf}: is damaged or no .osm.pbf ({error}); download the extract again") from None
 
 
@@ -157,9 +161,13 @@ def _report(found: dict[str, Any], log: Log) -> None:
         log(f"warning: {sources} has no feature in the box {found['bbox']}; is it the extract of this region?")
     coast = found["coastline"]
     if coast["ways"]:
-        length = f"{coast['km']:.1f} km of coastline ({coast['ways']} ways)"
+        length = f"{coast['km']:.1f} km of coastline ({_count(coast['ways'], 'way')})"
         log(f"warning: {length}: the sea is no polygon in OSM: paint it from a land cover")
-    for key, text in LOSSES.items():
+    for key, (thing, text) in LOSSES.items():
         ids = found[key]
         if ids:
-            log(f"{len(ids)} {text}: {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}")
+            log(f"{_count(len(ids), thing)} {text}: {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

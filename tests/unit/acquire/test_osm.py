@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -192,6 +193,24 @@ def test_broken_file_is_one_error_and_leaves_nothing(tmp_path, damage):
         extract_osm(place, None, out / "layers.gpkg", out / "osm.json", log=print)
     assert "\n" not in str(caught.value)
     assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize(("name", "damaged"), [("districts.geojson", False), ("area.osm.pbf", True), ("a.PBF", True)])
+def test_a_file_of_another_format_is_not_called_damaged(tmp_path, name, damaged):
+    place = tmp_path / name
+    place.write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(DataError, match=re.escape(name)) as caught:
+        extract_osm(place, None, tmp_path / "layers.gpkg", tmp_path / "osm.json", log=print)
+    assert ("is damaged or no .osm.pbf" in str(caught.value)) == damaged
+    assert ("polygons of another kind go under `landcover`, kind: vector" in str(caught.value)) != damaged
+
+
+def test_a_whole_extract_may_have_any_name(tmp_path):
+    city = Map()
+    lake_with_island(city)
+    place = city.write(tmp_path / "map.osm.pbf").rename(tmp_path / "extract")
+    found = extract_osm(place, None, tmp_path / "layers.gpkg", tmp_path / "osm.json", log=print)
+    assert found["features"]["water"] == 1
 
 
 def test_expand_bbox_reaches_the_margin_everywhere():

@@ -224,8 +224,14 @@ def test_broken_areas_and_lines_are_named(tmp_path):
     city.relation(1, [("w", 7, "outer")], {"type": "multipolygon", "landuse": "forest"})
     city.relation(2, [("w", 8, "outer"), ("n", 9, "label")], {"type": "multipolygon", "building": "yes"})
     city.relation(3, [("w", 8, "outer")], {"type": "route", "highway": "x"})
-    frames, found, _ = extract(tmp_path, city)
+    frames, found, lines = extract(tmp_path, city)
     assert all(frame.empty for frame in frames.values())
+    assert [" ".join(line.split()[:3]) for line in lines if " left out" in line or "shortened" in line] == [
+        "1 relation left",
+        "1 relation left",
+        "3 ways left",
+        "2 lines shortened,",
+    ]
     assert found["areas_not_assembled"] == [1, 2, 3]
     assert found["ways_missing_nodes"] == [4, 5]
     assert found["relations_not_assembled"] == [1]
@@ -264,7 +270,7 @@ def test_an_open_way_with_tags_of_areas_is_named_unless_it_is_a_part_of_a_ring(t
     frames, found, lines = extract(tmp_path, city)
     assert found["areas_not_assembled"] == ([1, 6] if named else [])
     assert frames["water"].osm_id.tolist() == [1] and found["relations_without_tags"] == [2]
-    assert any("ways left out as areas" in line and line.endswith(": 1, 6") for line in lines) == named
+    assert any("2 ways left out of the areas" in line and line.endswith(": 1, 6") for line in lines) == named
 
 
 @pytest.mark.parametrize(
