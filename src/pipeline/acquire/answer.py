@@ -19,6 +19,10 @@ class Again(Exception):
         self.wait_s = wait_s
 
 
+class Unreached(Again):
+    """There was no connection to the server."""
+
+
 class NotThere(DownloadError):
     """The server has no such file (404, 410)."""
 

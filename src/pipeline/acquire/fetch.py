@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from pipeline.acquire.answer import Again, Answer, Check, Downloaded, NotThere, origin
+from pipeline.acquire.answer import Again, Answer, Check, Downloaded, NotThere, Unreached, origin
 from pipeline.acquire.hosts import turn
 from pipeline.acquire.http import RETRIED, Policy, retry_after_s
 from pipeline.acquire.keys import Keys, public
@@ -28,6 +28,7 @@ from pipeline.errors import DownloadError
 
 MAX_BODY_BYTES = 256 << 20  # of an answer that is kept in memory
 MAX_REDIRECTS = 5
+UNREACHED_RETRIES = 3  # at most, of a server that never answered anything
 NOT_ASKABLE = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
@@ -35,7 +36,8 @@ class Fetcher:
     """Asks one source, with retries; a context manager that any number of threads may share.
 
     Timeouts, connections that break, cut-off bodies, 408, 425, 429 and 5xx are tried again after
-    ``backoff_s · 2^attempt`` seconds with jitter, or after the server's Retry-After, which holds back every request.
+    ``backoff_s · 2^attempt`` seconds with jitter, or after the server's Retry-After, which holds back every request. A
+    server that cannot be connected to and never answered is given up after `UNREACHED_RETRIES`.
     A url and the values of `headers` may hold ``${NAME}``, taken from the environment for the request alone: no line,
     error or returned value shows it. Never pass on a url that a server gave if it holds ``${``.
 
@@ -77,6 +79,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._next_at = 0.0  # monotonic seconds before which no request leaves
         self._turns = turns
+        self._reached = False  # whether the server has ever answered
 
     def __enter__(self) -> Fetcher:
         for name in ("httpx", "httpcore"):  # they log whole addresses, keys included
@@ -209,9 +212,11 @@ class Fetcher:
                     return
                 tries = 0
             except Again as again:
-                if tries == self.policy.retries:
+                never = isinstance(again, Unreached) and not self._reached
+                if tries >= (min(self.policy.retries, UNREACHED_RETRIES) if never else self.policy.retries):
                     count = f"{tries + 1} tries" if tries else "one try"
-                    raise self.error(url, f"failed after {count} ({again.reason}); run again later") from None
+                    advice = "check the url and the network" if never else "run again later"
+                    raise self.error(url, f"failed after {count} ({again.reason}); {advice}") from None
                 self._hold(again, tries)
                 tries += 1
 
@@ -272,17 +277,21 @@ class Fetcher:
         keys = Keys([url], public(url))
         try:
             with self._redirected(method, keys.expand(url.replace("{host}", self._host)), headers, body) as response:
+                self._reached = True
                 self._judge(url, response, ranged)
                 yield response
         except NOT_ASKABLE as error:
             raise self.error(url, f"cannot be asked for ({type(error).__name__}); check the url") from None
+        except httpx.ConnectTimeout:
+            raise Unreached("timeout") from None
         except httpx.TimeoutException:
             raise Again("timeout") from None
         except httpx.RemoteProtocolError:
             raise Again("answer cut off") from None
         except httpx.HTTPError as error:
             text = self.redact(keys.redact(str(error)))[:80]
-            raise Again(f"{type(error).__name__}{': ' if text else ''}{text}") from None
+            kind = Unreached if isinstance(error, httpx.ConnectError) else Again
+            raise kind(f"{type(error).__name__}{': ' if text else ''}{text}") from None
 
     @contextmanager
     def _redirected(

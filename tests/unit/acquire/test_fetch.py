@@ -6,10 +6,12 @@ import hashlib
 import json
 import random
 import resource
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +63,30 @@ def test_what_keeps_failing_is_one_line_without_the_key(files, fetcher, monkeypa
         f"the source: {files.url('/a.bin')}?key=${{MY_KEY}}&token=***: failed after 5 tries (HTTP 500); run again later"
     )
     assert len(files.asked) == 5
+
+
+def closed_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_a_server_that_cannot_be_reached_is_given_up_early(log, tmp_path):
+    policy = replace(QUICK, retries=50)
+    with Fetcher("the source", policy, log) as fetcher:
+        for ask in (fetcher.get, lambda url: fetcher.download(url, tmp_path / "a.bin")):
+            with pytest.raises(
+                DownloadError, match=r"after 4 tries \(ConnectError.*\); check the url and the network$"
+            ):
+                ask(f"http://127.0.0.1:{closed_port()}/a.bin")
+    assert names(tmp_path) == []
+
+
+def test_a_server_that_answered_before_is_asked_as_often_as_said(files, log):
+    with Fetcher("the source", replace(QUICK, retries=9, max_wait_s=0.02), log) as fetcher:
+        fetcher.get(files.url("/a.bin"))
+        with pytest.raises(DownloadError, match=r"after 10 tries \(ConnectError.*\); run again later$"):
+            fetcher.get(f"http://127.0.0.1:{closed_port()}/a.bin")
 
 
 @pytest.mark.parametrize(
