@@ -19,6 +19,7 @@ from pipeline.grid import Grid, Shard
 from pipeline.labels import scanline
 from pipeline.labels.geometry import dense_areas, ground_buffers
 from pipeline.labels.projection import Projection, is_torn, projection_of, reading_boxes, shard_bounds_deg, unwrap
+from pipeline.labels.values import VectorLayer, named_values, occurring
 from pipeline.labels.widths import (
     IN_TUNNEL,
     MAX_WIDTH_M,
@@ -32,7 +33,6 @@ from pipeline.labels.widths import (
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
-VectorLayer = LineLayer | PolygonLayer
 
 LINE_COLUMNS = ["width", "lanes", "tracktype", "tunnel", "area"]
 HIDDEN_AREAS = ("road_areas", "water")  # their areas in a tunnel or culvert are not visible; a roof over a passage is
@@ -56,6 +56,7 @@ class LayerReader:
         self._grid = grid
         self._projection: Projection = projection_of(grid)
         self._seen: dict[str, dict[str, list[npt.NDArray[np.int64]]]] = {}
+        self._values: dict[str, set[str]] = {}
 
     def spans(self, name: str, layer: VectorLayer, window: Shard) -> scanline.Spans:
         """What the recipe's layer called `name` covers in a window of the grid.
@@ -79,16 +80,22 @@ class LayerReader:
         left_out[np.flatnonzero(chosen)[lost]] = LOST
         chosen[np.flatnonzero(chosen)[~reaching]] = False
         near = (left_out != PAINTED) & self._near(shapes, seen_from, factor)
-        self._count(name, frame.index.to_numpy(), np.where(near, left_out, PAINTED), chosen | near)
+        counted = chosen | near
+        self._count(name, frame.index.to_numpy(), np.where(near, left_out, PAINTED), counted)
+        self._values.setdefault(name, set()).update(occurring(frame[counted], layer))
         if factor > 1:
             return scanline.coarse_spans(edges, window, factor)
         touched = isinstance(layer, PolygonLayer) and layer.all_touched
         return (scanline.touched_spans if touched else scanline.centre_spans)(edges, window)
 
-    def counts(self, name: str) -> dict[str, Any]:
-        """Features of a layer so far: ``painted``, and ``left_out`` by reason."""
+    def counts(self, name: str, layer: VectorLayer) -> dict[str, Any]:
+        """Features of a layer so far: ``painted``, ``left_out`` by reason, ``absent``: which of its values none has."""
         numbers = {reason: len(np.unique(np.concatenate(ids))) for reason, ids in self._seen.get(name, {}).items()}
-        return {"painted": numbers.pop(PAINTED, 0), "left_out": dict(sorted(Counter(numbers).items()))}
+        return {
+            "painted": numbers.pop(PAINTED, 0),
+            "left_out": dict(sorted(Counter(numbers).items())),
+            "absent": [value for value in named_values(layer) if value not in self._values.get(name, set())],
+        }
 
     def _read(self, layer: VectorLayer, window: Shard, factor: int) -> Any:
         bounds = shard_bounds_deg(self._grid, window)

@@ -80,10 +80,10 @@ class Painter:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def features(self, name: str) -> dict[str, Any]:
-        """How many features of an OSM layer of the recipe were painted so far, and how many left out by reason."""
-        assert self._reader is not None
-        return self._reader.counts(name)
+    def features(self) -> dict[str, Any]:
+        """By layer of OSM features, in painting order: what `LayerReader.counts` says of those so far."""
+        shapes = [self._layers[value] for value, _, _ in self._order if value not in self._hidden]
+        return {name: self._reader.counts(name, layer) for name, layer in shapes} if self._reader else {}
 
     def paint(self, window: Shard, counts: Counts) -> tuple[Band, Band]:
         """Classes and sources of a window, uint8 [window.height, window.width] each.

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from pipeline import command
 from pipeline.acquire.class_raster import read_colour_table
-from pipeline.config import IGNORE, ClassScheme, LandcoverLayer, RecipeConfig
+from pipeline.config import IGNORE, ClassScheme, RecipeConfig
 from pipeline.files import write_json
 from pipeline.grid import Grid, Shard
-from pipeline.labels.painting import Painter, painting_order
+from pipeline.labels.painting import Painter
 from pipeline.labels.rasters import Colours, RasterFile, bands_of, open_rasters
 
 Log = Callable[[str], None]
@@ -65,8 +65,10 @@ def rasterize_labels(
     Returns:
         ``shard``; ``pixels``; ``classes``: name (and ``ignored``) → pixels and share of the shard; ``sources``: layer
         (and ``none``) → pixels, share of the shard, and ``classes``: name → pixels, of those it has; ``features``:
-        OSM layer → ``painted``, how many reach into the shard, and ``left_out`` by reason (a feature in two shards
-        counts in both); ``sha256``: ``classes`` and ``sources``, of the pixels of both rasters.
+        OSM layer → ``painted``, how many reach into the shard, ``left_out`` by reason, both without the features that
+        lie off the shard (one in two shards counts in both), and ``absent``: the ``key=value`` that the recipe names
+        and none of these features has; ``sha256``: ``classes`` and ``sources``, of the pixels of both rasters. All
+        pixels count, with or without imagery.
 
     Raises:
         DataError: an input is missing or does not fit the grid, or the disk is full. Nothing is written then.
@@ -93,11 +95,7 @@ def rasterize_labels(
             "sources": {name: _source(row, scheme, counts) for name, row in zip(names, counts, strict=True)},
             # Snakemake takes a newer file of equal content as unchanged, so that the content must tell.
             "sha256": {"classes": class_raster.sha256, "sources": source_raster.sha256},
-            "features": {
-                name: painter.features(name)
-                for _, name, layer in painting_order(recipe)
-                if not isinstance(layer, LandcoverLayer)
-            },
+            "features": painter.features(),
         }
     write_json(stats, found)
     _report(found, log)
@@ -134,5 +132,7 @@ def _report(found: dict[str, Any], log: Log) -> None:
     shares = ", ".join(f"{name} {entry['share']:.1%}" for name, entry in found["classes"].items() if entry["pixels"])
     log(f"{found['shard']}: {shares}")
     painted = ", ".join(f"{entry['painted']} {name}" for name, entry in found["features"].items())
+    left_out = sum(sum(entry["left_out"].values()) for entry in found["features"].values())
     if painted:
-        log(f"{found['shard']}: features painted: {painted}; those left out are counted in the stats")
+        rest = f"; {left_out} left out, by reason in the stats" if left_out else ""
+        log(f"{found['shard']}: features painted: {painted}{rest}")

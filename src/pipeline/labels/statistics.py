@@ -17,6 +17,7 @@ from pipeline.grid import Grid, Shard
 
 IGNORED = "ignored"
 NONE = "none"  # the source of pixels that no layer painted
+FEATURE_KEYS = ("painted", "left_out", "absent")
 EDGE_POINTS = 20
 LARGE_M, LARGE_PARTS = 1e6, 8
 M2_PER_KM2 = 1e6
@@ -80,9 +81,11 @@ def summarize_labels(
     Returns:
         ``classes``: name → pixels, share_of_labelled, share (of all pixels), area_km2; ``labelled`` and ``ignored``:
         pixels, share, area_km2; ``sources``: layer (``none`` for background or nothing) → the same; ``features``:
-        layer → painted, and left_out by reason, summed over shards, so that a feature in two shards counts twice;
-        ``pixels`` and ``area_km2`` of the grid; ``sha256`` of every file that was read. Areas are on the ground, see
-        `pixel_area_m2`. Shares of nothing are None.
+        layer → painted, and left_out by reason, summed over shards, so that a feature in two shards counts twice, and
+        one that the OSM layers hold off the grid not at all, and absent, ``key=value`` that the recipe names and no
+        feature on the grid has; ``pixels`` and ``area_km2`` of the grid, all of it, with or without imagery;
+        ``sha256`` of every file that was read. Areas are on the ground, see `pixel_area_m2`. Shares of nothing are
+        None.
 
     Raises:
         DataError: a shard's statistics are absent, unreadable, or of another recipe or class scheme.
@@ -110,6 +113,7 @@ def summarize_labels(
     }
     write_json(out, found)
     _report(found, log)
+    _report_gaps(found, log)
     return found
 
 
@@ -117,7 +121,7 @@ def _read_stats(path: Path, parts: dict[str, list[str]], shard: Shard) -> dict[s
     try:
         stats: dict[str, Any] = read_json(path)
         counts = {part: {name: int(entry["pixels"]) for name, entry in stats[part].items()} for part in parts}
-        features = {name: (entry["painted"], entry["left_out"]) for name, entry in stats["features"].items()}
+        features = {name: [entry[key] for key in FEATURE_KEYS] for name, entry in stats["features"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no statistics of labels ({error!r}); delete it and run again") from None
     for part, names in parts.items():
@@ -137,8 +141,9 @@ def _read_stats(path: Path, parts: dict[str, list[str]], shard: Shard) -> dict[s
 
 def _add_features(features: dict[str, Any], found: dict[str, Any]) -> None:
     for layer, counts in found.items():
-        total = features.setdefault(layer, {"painted": 0, "left_out": {}})
+        total = features.setdefault(layer, {"painted": 0, "left_out": {}, "absent": counts["absent"]})
         total["painted"] += int(counts["painted"])
+        total["absent"] = [value for value in total["absent"] if value in counts["absent"]]
         for reason, count in counts["left_out"].items():
             total["left_out"][reason] = total["left_out"].get(reason, 0) + int(count)
 
@@ -179,7 +184,25 @@ def _report(found: dict[str, Any], log: Log) -> None:
     shares = ", ".join(
         f"{name} {entry['share_of_labelled']:.2%}" for name, entry in found["classes"].items() if entry["pixels"]
     )
-    place = f"{found['recipe']} of {found['region']}, {area_text(found['area_km2'])}"
-    log(f"{place}: {shares or 'nothing is labelled'}; ignored {found['ignored']['share']:.2%} of all")
+    place = f"{found['recipe']} of {found['region']}"
+    ground = f"{area_text(found['area_km2'])} with or without imagery"
+    log(f"{place}, {ground}: {shares or 'nothing is labelled'}; ignored {found['ignored']['share']:.2%} of all")
     painted = ", ".join(f"{name} {entry['share']:.2%}" for name, entry in found["sources"].items() if entry["pixels"])
     log(f"{place}: sources {painted}")
+
+
+def _report_gaps(found: dict[str, Any], log: Log) -> None:
+    """Say which layers painted no feature, and which values that the recipe names no feature has: slips, perhaps."""
+    place = f"{found['recipe']} of {found['region']}"
+    absent = []
+    for layer, counts in found["features"].items():
+        values = ", ".join(counts["absent"])
+        if counts["painted"]:
+            absent += [f"{layer} {values}"] if values else []
+            continue
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts["left_out"].items())
+        why = f"its features there are left out ({reasons})" if reasons else "no feature of it lies there"
+        slip = f", and none has {values}" if reasons and values else ""
+        log(f"warning: {place}: layer {layer!r} painted nothing: {why}{slip}")
+    if absent:
+        log(f"{place}: the recipe names what no feature there has: {'; '.join(absent)}")

@@ -87,7 +87,11 @@ def test_a_scene_across_180_equals_the_scene_a_quarter_turn_away(write_layers, p
     # Where a road was cut its halves end round, within its width; a lagoon's halves are wet on both sides of the cut.
     np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(origin, sources)
-    assert stats["features"]["roads"]["painted"] == 1 and found["features"]["roads"] == {"painted": 2, "left_out": {}}
+    assert stats["features"]["roads"]["painted"] == 1 and found["features"]["roads"] == {
+        "painted": 2,
+        "left_out": {},
+        "absent": [],
+    }
     for shard in here.shards():
         part, *_ = paint(RECIPE, here, shard, gpkg)
         window = np.s_[shard.row_px : shard.row_px + shard.height, shard.col_px : shard.col_px + shard.width]
@@ -143,4 +147,5 @@ def test_what_is_drawn_across_in_one_piece_is_left_out_and_counted(write_layers,
     assert stats["features"]["roads"] == {
         "painted": 0,
         "left_out": {"drawn across the antimeridian in one piece": 1},
+        "absent": [],
     }

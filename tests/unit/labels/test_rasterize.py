@@ -165,7 +165,11 @@ def test_tunnel_is_left_out_and_counted(write_layers, paint):
     classes, _, stats, _ = paint(recipe, GRID, WHOLE, write_layers({"roads": rows}))
     assert (classes[18:22, 20:190] == URBAN).all()
     assert (classes[40:] == NONE).all()
-    assert stats["features"]["roads"] == {"painted": 1, "left_out": {"tunnel": 1, "value not in widths_m": 1}}
+    assert stats["features"]["roads"] == {
+        "painted": 1,
+        "left_out": {"tunnel": 1, "value not in widths_m": 1},
+        "absent": ["highway=path"],
+    }
 
 
 def test_holes_stay_open(write_layers, paint):

@@ -100,14 +100,14 @@ def test_areas_grow_and_shrink_by_metres(write_layers, paint, buffer_m):
     clear = np.abs(signed - buffer_m) > 0.06  # round corners are 32-gons, degrees are not quite alike
     assert clear.mean() > 0.9
     np.testing.assert_array_equal((classes[40:120, 40:120] == WATER)[clear], (signed < buffer_m)[clear])
-    assert stats["features"]["lake"] == {"painted": 1, "left_out": {}}
+    assert stats["features"]["lake"] == {"painted": 1, "left_out": {}, "absent": []}
 
 
 def test_an_area_that_vanishes_is_counted(write_layers, paint):
     rows = [(square(20, 20, 30), {}), (square(80, 20, 4), {})]
     classes, _, stats, _ = paint(recipe(lake={**LAKE, "buffer_m": -3}), GRID, WHOLE, write_layers({"water": rows}))
     assert (classes[:, :60] == WATER).any() and not (classes[:, 60:] == WATER).any()
-    assert stats["features"]["lake"] == {"painted": 1, "left_out": {"smaller than its buffer": 1}}
+    assert stats["features"]["lake"] == {"painted": 1, "left_out": {"smaller than its buffer": 1}, "absent": []}
 
 
 def test_a_buffer_reaches_in_from_outside(write_layers, paint):
@@ -126,7 +126,7 @@ def test_shapes_of_a_single_point_are_left_out_and_counted(write_layers, paint, 
     layers = recipe(lake={**LAKE, "buffer_m": buffer_m}, roads=ROADS)
     classes, _, stats, _ = paint(layers, GRID, WHOLE, gpkg)
     assert (classes[:60, :80] == NONE).all() and (classes[90, 15:85] == URBAN).all() and (classes == WATER).any()
-    expected = {"painted": 1, "left_out": {"without length or area": 1}}
+    expected = {"painted": 1, "left_out": {"without length or area": 1}, "absent": []}
     assert stats["features"] == {"lake": expected, "roads": expected}
 
 
@@ -139,7 +139,7 @@ def test_tags_choose_lines(write_layers, paint):
     roads = {**ROADS, "tags": {"surface": ["asphalt", "concrete"]}}
     classes, _, stats, _ = paint(recipe(roads=roads), GRID, WHOLE, write_layers({"roads": rows}))
     assert (classes[20, 15:85] == URBAN).all() and (classes[50:] == NONE).all()
-    assert stats["features"]["roads"] == {"painted": 1, "left_out": {"other tags": 2}}
+    assert stats["features"]["roads"] == {"painted": 1, "left_out": {"other tags": 2}, "absent": ["surface=concrete"]}
 
 
 def test_railways_and_road_areas(write_layers, paint):
@@ -166,8 +166,8 @@ def test_railways_and_road_areas(write_layers, paint):
     assert (classes[100:120, 100:120] == URBAN).all() and (classes[100:120, 160:180] == URBAN).all()
     assert (classes[100:120, 130:150] == NONE).all()
     assert stats["features"] == {
-        "tracks": {"painted": 3, "left_out": {"tunnel": 1, "value not in widths_m": 1}},
-        "places": {"painted": 2, "left_out": {"tunnel": 1}},
+        "tracks": {"painted": 3, "left_out": {"tunnel": 1, "value not in widths_m": 1}, "absent": []},
+        "places": {"painted": 2, "left_out": {"tunnel": 1}, "absent": []},
     }
 
 
@@ -180,7 +180,7 @@ def test_covered_water_is_left_out(write_layers, paint):
     ]
     classes, _, stats, _ = paint(recipe(lake=LAKE), GRID, WHOLE, write_layers({"water": rows}))
     assert (classes == WATER).sum() == 800 and (classes[20:40, 20:40] == NONE).all()
-    assert stats["features"]["lake"] == {"painted": 2, "left_out": {"tunnel": 1}}
+    assert stats["features"]["lake"] == {"painted": 2, "left_out": {"tunnel": 1}, "absent": []}
 
 
 def test_areas_mapped_as_highways_are_no_lines(write_layers, paint):
@@ -301,3 +301,35 @@ def test_a_background_lies_below_everything(write_layers, paint):
     classes, sources, stats, _ = paint({"background": "fields", **recipe(lake=LAKE)}, GRID, WHOLE, gpkg)
     assert (classes == FIELDS).sum() == GRID.width * GRID.height - 400 == (sources == 0).sum()
     assert stats["sources"]["none"]["classes"] == {"fields": GRID.width * GRID.height - 400}
+
+
+def test_values_that_no_feature_here_has_are_named(write_layers, paint):
+    """Left out or painted, a feature of the grid has its values; one beside it does not count."""
+    beside = GRID.width + 20
+    roads = [
+        (line((10, 20), (90, 20)), {"highway": "primary", "tunnel": "yes"}),
+        (line((10, 40), (90, 40)), {"highway": "track", "tracktype": "grade2"}),
+        (line((beside, 20), (beside + 9, 20)), {"highway": "trunk"}),
+    ]
+    water = [(square(20, 60, 20), {"natural": "water", "water": "lake"}), (square(beside, 60, 9), {"water": "pond"})]
+    layers = recipe(
+        roads={**ROADS, "widths_m": {"trunk": 9, "primary": 9, "track": 3}, "grades": ["grade1", "grade2"]},
+        lake={**LAKE, "tags": {"water": ["lake", "pond"], "wter": ["lake"]}},
+        plain={**LAKE, "priority": 1},
+    )
+    _, _, stats, _ = paint(layers, GRID, WHOLE, write_layers({"roads": roads, "water": water}))
+    absent = {name: entry["absent"] for name, entry in stats["features"].items()}
+    assert absent == {
+        "roads": ["highway=trunk", "tracktype=grade1"],
+        "lake": ["water=pond", "wter=lake"],
+        "plain": [],
+    }
+    ungraded = recipe(roads={**ROADS, "grades": ["grade1"]})
+    assert paint(ungraded, GRID, WHOLE, write_layers({"roads": roads}))[2]["features"]["roads"]["absent"] == []
+
+
+def test_features_left_out_are_counted_in_the_log(write_layers, paint, capsys):
+    rows = [(line((10, 20), (90, 20)), {"highway": "primary"}), (line((10, 40), (90, 40)), {"highway": "path"})]
+    for count, says in ((1, "features painted: 1 roads\n"), (2, "1 roads; 1 left out, by reason in the stats\n")):
+        paint(recipe(roads=ROADS), GRID, WHOLE, write_layers({"roads": rows[:count]}))
+        assert capsys.readouterr().out.endswith(says)

@@ -53,8 +53,8 @@ def folder(tmp_path):
     assert len(GRID.shards()) == 4
     for n, shard in enumerate(GRID.shards()):
         features = {
-            "water": {"painted": n, "left_out": {}},
-            "roads": {"painted": 2, "left_out": {"tunnel": n} | ({"area": 1} if n == 3 else {})},
+            "water": {"painted": n, "left_out": {}, "absent": []},
+            "roads": {"painted": 2, "left_out": {"tunnel": n} | ({"area": 1} if n == 3 else {}), "absent": []},
         }
         write_json(tmp_path / f"{shard.name}_stats.json", stats_of(shard, [n * 10, n, 5, n * 100], [7, n, 1], features))
     return tmp_path
@@ -81,12 +81,13 @@ def test_shards_are_added_up(folder, scheme):
     sources = {name: entry["pixels"] for name, entry in found["sources"].items()}
     assert sources == {"none": total - 28 - 6 - 4, "old": 28, "water": 6, "roads": 4}
     assert found["features"] == {
-        "water": {"painted": 6, "left_out": {}},
-        "roads": {"painted": 8, "left_out": {"tunnel": 6, "area": 1}},
+        "water": {"painted": 6, "left_out": {}, "absent": []},
+        "roads": {"painted": 8, "left_out": {"tunnel": 6, "area": 1}, "absent": []},
     }
     assert found["sha256"] == {path.name: sha256_file(path) for path in folder.glob("*_stats.json")}
     assert f"fields {60 / (total - 600):.2%}" in lines[0] and f"ignored {600 / total:.2%} of all" in lines[0]
-    assert "roads" in lines[1]
+    assert "with or without imagery" in lines[0]
+    assert "roads" in lines[1] and len(lines) == 2
 
 
 def test_areas_are_those_of_the_pixels_on_the_ground(folder, scheme):
@@ -184,7 +185,10 @@ def lose_a_pixel(stats):
         (drop_layer, "r00c01_stats.json: has the sources none, roads, water, expected none, old"),
         (lose_a_pixel, "r00c01_stats.json: its sources do not add up to 256 x "),
         (lambda stats: stats.pop("features"), "r00c01_stats.json: is no statistics of labels .*'features'"),
-        (lambda stats: stats["features"].update(moats={"painted": 1, "left_out": {}}), "features of unknown layers"),
+        (
+            lambda stats: stats["features"].update(moats={"painted": 1, "left_out": {}, "absent": []}),
+            "features of unknown layers",
+        ),
     ],
 )
 def test_statistics_of_something_else_are_one_line(folder, scheme, change, says):
@@ -205,6 +209,47 @@ def test_missing_and_broken_shards_are_one_line(folder, scheme):
         summarize(folder, scheme)
 
 
+def edit_features(folder, features):
+    """Give every shard, in their order, one of `features`."""
+    for shard, entry in zip(GRID.shards(), features, strict=True):
+        path = folder / f"{shard.name}_stats.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "features": entry}))
+
+
+def test_values_that_a_shard_has_are_not_absent(folder, scheme):
+    absent = [["highway=trunck", "highway=path"], ["highway=trunck", "highway=track"], ["highway=trunck"], []]
+    edit_features(
+        folder, [{"roads": {"painted": 1, "left_out": {}, "absent": entry}} for entry in [*absent[:3], absent[0]]]
+    )
+    lines = []
+    found = summarize(folder, scheme, log=lines.append)
+    assert found["features"]["roads"]["absent"] == ["highway=trunck"]
+    assert lines[2:] == ["mine of place: the recipe names what no feature there has: roads highway=trunck"]
+    edit_features(folder, [{"roads": {"painted": 1, "left_out": {}, "absent": entry}} for entry in absent])
+    assert summarize(folder, scheme, log=lines.append)["features"]["roads"]["absent"] == []
+    assert len(lines) == 5
+
+
+def test_layers_that_painted_nothing_are_warned_of(folder, scheme):
+    """A feature in one shard is enough for silence."""
+    roads = {"painted": 0, "left_out": {"other tags": 2, "tunnel": 1}, "absent": ["surface=asfalt"]}
+    water = {"painted": 0, "left_out": {}, "absent": []}
+    edit_features(folder, [{"roads": roads, "water": water}] * 4)
+    lines = []
+    summarize(folder, scheme, log=lines.append)
+    reasons = "its features there are left out (8 other tags, 4 tunnel), and none has surface=asfalt"
+    assert lines[2:] == [
+        f"warning: mine of place: layer 'roads' painted nothing: {reasons}",
+        "warning: mine of place: layer 'water' painted nothing: no feature of it lies there",
+    ]
+    edit_features(
+        folder, [{"roads": {**roads, "painted": int(n == 2)}, "water": {**water, "painted": n}} for n in range(4)]
+    )
+    lines.clear()
+    summarize(folder, scheme, log=lines.append)
+    assert lines[2:] == ["mine of place: the recipe names what no feature there has: roads surface=asfalt"]
+
+
 def test_nothing_labelled_has_no_shares(tmp_path, scheme):
     grid = dataclasses.replace(GRID, shard_px=4096)
     (shard,) = grid.shards()
@@ -218,11 +263,9 @@ def test_nothing_labelled_has_no_shares(tmp_path, scheme):
 
 
 def test_bars_are_as_long_as_the_shares(folder, scheme):
-    for n, shard in enumerate(GRID.shards()):
+    for shard in GRID.shards():
         fifth = shard.height * shard.width // 5
-        stats = stats_of(
-            shard, [2 * fifth, fifth, fifth // 2, 0], [fifth, 0, 0], {"roads": {"painted": n, "left_out": {}}}
-        )
+        stats = stats_of(shard, [2 * fifth, fifth, fifth // 2, 0], [fifth, 0, 0], {})
         write_json(folder / f"{shard.name}_stats.json", stats)
     found = summarize(folder, scheme)
     for name in "ab":
