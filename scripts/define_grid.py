@@ -18,7 +18,9 @@ def main(options: argparse.Namespace, log: Log) -> None:
         assert isinstance(source, RasterSource)
         grid = raster_grid(source.paths[0], region.bbox, region.shard_px)
     grid.save(options.out)
-    log(f"{grid.width} x {grid.height} px of {grid.gsd_m:.3f} m on the ground, {len(grid.shards())} shards, {grid.crs}")
+    count = len(grid.shards())
+    shards = f"{count} shard{'s' if count > 1 else ''}"
+    log(f"{grid.width} x {grid.height} px of {grid.gsd_m:.3f} m on the ground, {shards}, {grid.crs}")
 
 
 if __name__ == "__main__":
