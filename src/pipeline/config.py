@@ -16,6 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import ConfigError, choices
+from pipeline.mistakes import explain
 from pipeline.names import is_name, no_name
 from pipeline.schema import (
     IGNORE,
@@ -37,7 +38,6 @@ from pipeline.schema import (
 )
 from pipeline.section import Section
 from pipeline.sources._base import TiledSource
-from pipeline.sources._kinds import kinds
 from pipeline.sources.raster import Source as RasterSource
 from pipeline.sources.xyz import Source as XyzSource
 from pipeline.study_schema import MainConfig, StudyConfig, StudyData, StudyTrain
@@ -122,67 +122,11 @@ def validate(model: type[Model], raw: Any, place: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {_first_line(model, error)}") from None
+        raise ConfigError(f"{place}: {explain(model, raw, error)}") from None
 
 
 def _required(model: type[BaseModel]) -> list[str]:
     return [name for name, field in model.model_fields.items() if field.is_required()]
-
-
-def _first_line(model: type[BaseModel], error: ValidationError) -> str:
-    details = error.errors(include_url=False)
-    first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
-    place = first["loc"]
-    if model in (StudyConfig, StudyTrain) and len(place) > 1 and isinstance(place[-1], int):
-        place = place[:-1]  # an axis: the value is shown, its position says nothing where there is one
-    where = ".".join(str(part) for part in place)
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        return f"{where}: unknown key; {choices(key, _keys_at(model, first['loc'][:-1]))}"
-    if first["type"] == "too_short":
-        return f"{where}: is empty; it needs at least one entry"
-    if first["type"] == "missing":
-        return f"{where}: this key is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    value = first["input"]
-    shown = "" if first["type"] == "value_error" or isinstance(value, dict | list) else f", got {value!r}"
-    return f"{where}: {message}{shown}" if where else f"{message}{shown}"
-
-
-def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the section at `location`; discriminator tags and mapping keys in it are stepped over."""
-    section = model
-    for part in location:
-        field = section.model_fields.get(str(part))
-        sections = _sections(field.annotation) if field is not None else []
-        tagged = [s for s in _siblings(section) if part == _tag(s)]
-        if sections:
-            section = sections[0]
-        elif tagged:
-            section = tagged[0]
-    return list(section.model_fields)
-
-
-def _siblings(section: type[BaseModel]) -> list[type[BaseModel]]:
-    families: list[list[type[BaseModel]]] = [
-        list(kinds().values()),
-        [LandcoverConfig, LandcoverVector, LandcoverService],
-        [LandcoverLayer, PolygonLayer, LineLayer],
-    ]
-    return next((family for family in families if section in family), [])
-
-
-def _tag(section: type[BaseModel]) -> str:
-    return str(section.model_fields["kind"].annotation.__args__[0])  # type: ignore[union-attr]
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    found: list[type[BaseModel]] = []
-    for part in getattr(annotation, "__args__", ()):
-        found += _sections(part)
-    return found
 
 
 @functools.cache
@@ -208,7 +152,13 @@ def _with_providers(raw: Any, root: Path, place: str) -> Any:
         for name, entry in entries.items():
             if isinstance(entry, dict) and "provider" in entry:
                 own = {key: value for key, value in entry.items() if key != "provider"}
-                entries[name] = {**_provider(entry["provider"], part, root, f"{place}: {part}.{name}"), **own}
+                found = _provider(entry["provider"], part, root, f"{place}: {part}.{name}")
+                if part == "landcover" and own.get("path") and found.get("url") and "url" not in own:
+                    raise ConfigError(
+                        f"{place}: {part}.{name}: the entry {entry['provider']} brings a url: "
+                        "set `url: null` to use your path"
+                    )
+                entries[name] = {**found, **own}
     return raw
 
 
@@ -298,13 +248,14 @@ def check_recipe(region_name: str, recipe_name: str, root: Path = Path("config")
     if recipe_name == TRUTH or recipe_name in region.imagery:
         owner = "the truth" if recipe_name == TRUTH else f"imagery {recipe_name!r}"
         raise ConfigError(f"{place}: {_same_chips(region_name, recipe_name, owner)}")
-    labels = {name: layer.label for name, layer in recipe.layers.items() if not isinstance(layer, LandcoverLayer)}
+    layers = recipe.layers.items()
+    labels = {f"layers.{name}.label": layer.label for name, layer in layers if not isinstance(layer, LandcoverLayer)}
     if recipe.background is not None:
         labels["background"] = recipe.background
     for key, label in labels.items():
         if label not in scheme.names:
             raise ConfigError(f"{place}: {key}: no class {label!r} in {region.classes}; {choices(label, scheme.names)}")
-    for key, layer in recipe.layers.items():
+    for key, layer in layers:
         if isinstance(layer, LandcoverLayer):
             strange = next((label for label in layer.without if label not in scheme.names), None)
             if strange is not None:

@@ -11,7 +11,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import config as module
-from pipeline.config import json_schema, load_classes, load_main, load_recipe, load_region, load_study, read_yaml
+from pipeline.config import (
+    LandcoverConfig,
+    json_schema,
+    load_classes,
+    load_main,
+    load_recipe,
+    load_region,
+    load_study,
+    read_yaml,
+)
 from pipeline.errors import ConfigError
 from pipeline.files import read_json
 from pipeline.names import is_name
@@ -65,8 +74,11 @@ def test_shipped_files_are_valid(config: Path) -> None:
         ({"bbox": [8.6, 49.99, 8.5, 50.01]}, r"bbox: west 8.6 is not left of east 8.5"),
         ({"bbox": [500, 0, 501, 1]}, r"is not west, south, east, north in degrees"),
         ({"bbox": [0, 86, 1, 87]}, r"beyond 85.05 degrees"),
-        ({"imagery__summer__urll": "x"}, r"imagery.summer.xyz.urll: unknown key; did you mean 'url'"),
-        ({"imagery__summer__kind": "xzy"}, r"imagery.summer: .*'xyz'"),
+        ({"imagery__summer__urll": "x"}, r"imagery\.summer\.urll: unknown key; did you mean 'url'"),
+        (
+            {"imagery__summer__kind": "xzy"},
+            r"imagery\.summer\.kind: unknown value 'xzy'; did you mean 'xyz'\? choices: .*wmts",
+        ),
         ({"imagery__summer__url": "http://a/{z}/{x}.png"}, r"lacks \{y\}"),
         ({"imagery__summer__zoom": 16}, r"zoom 16 differs from the grid's 17"),
         ({"imagery__summer__max_zoom": 15}, r"imagery\.summer: zoom 17 is not one of the source's \(0 to 15\)"),
@@ -80,18 +92,59 @@ def test_shipped_files_are_valid(config: Path) -> None:
         ({"splits__random__buffer_m": 10}, r"a random split has no buffer"),
         ({"splits__blocks__folds": 3, "splits__blocks__fold": 3}, r"fold 3 does not exist"),
         ({"classes": "frankfrut"}, r"classes: .*frankfrut.yaml does not exist; did you mean 'frankfurt'"),
-        ({"chips": {"px": 4}}, r"chips.px: .*greater than or equal to 8, got 4"),
+        ({"chips": {"px": 4}}, r"chips\.px: must be at least 8, got 4"),
         ({"chips": {"pix": 128}}, r"chips.pix: unknown key; .*px"),
         ({"demo": None, "osm": {"path": "nowhere.osm.pbf"}}, r"the file '.*' does not exist"),
         (ONLY_TILES, r"imagery\.autumn\.serve: the folder 'data/demo/source/tiles/autumn' does not exist"),
-        ({"title": 3}, r"title: .*string, got 3"),
+        ({"title": 3}, r"title: must be text, got 3"),
         ({"imagery": {"truth": {"kind": "raster", "path": "a.tif"}}}, r"imagery\.truth: .*data/demo/chips/truth"),
         ({"imagery__my-photos": {"kind": "raster", "path": "a.tif"}}, r"'my-photos' is no name: .*underscores"),
         ({"splits__blocks__balance": "osm-v2"}, r"splits\.blocks\.balance: .*'osm-v2' is no name: .*mean 'osm'"),
         ({"classes": "../classes/frankfurt"}, r"classes: .*'\.\./classes/frankfurt' is no name: .*mean 'frankfurt'"),
-        ({"splits__blocks__seed": -1}, r"splits\.blocks\.seed: .*greater than or equal to 0, got -1"),
-        ({"splits__blocks__seed": 2**63}, r"splits\.blocks\.seed: .*less than 9223372036854775808, got 92"),
-        ({"demo": {"seed": -1}}, r"demo\.seed: .*greater than or equal to 0, got -1"),
+        ({"splits__blocks__seed": -1}, r"splits\.blocks\.seed: must be at least 0, got -1"),
+        ({"splits__blocks__seed": 2**63}, r"splits\.blocks\.seed: must be below 9223372036854775808, got 92"),
+        ({"demo": {"seed": -1}}, r"demo\.seed: must be at least 0, got -1"),
+        ({"osm": {"url": "https://a/b.osm.pbf"}}, r"demo\.yaml: osm: a `url` needs one of sha256, md5, checksum_url"),
+        ({"osm": [{"path": "a", "url": "b"}]}, r"demo\.yaml: osm\.0: give either `path` or `url`"),
+        ({"osm": [{"path": "a"}, {"pth": "b"}]}, r"demo\.yaml: osm\.1\.pth: unknown key; did you mean 'path'\?"),
+        ({"osm": 3}, r"demo\.yaml: osm: must be a mapping of keys or a list, got 3"),
+        (
+            {"landcover__coarse": {"kind": "vector", "path": "a", "classes": {}}},
+            r"landcover\.coarse\.field: this key is",
+        ),
+        ({"landcover__coarse": {"classes": {}}}, r"demo\.yaml: landcover\.coarse: give either `path` or `url`"),
+        (
+            {"landcover__coarse": {"kind": "vectors"}},
+            r"landcover\.coarse\.kind: unknown value 'vectors'; did you mean 'v",
+        ),
+        ({"landcover__coarse__url": 3}, r"demo\.yaml: landcover\.coarse\.url: must be text or a list, got 3"),
+        (
+            {"landcover__coarse__ignore": [1.5]},
+            r"landcover\.coarse\.ignore\.0: must be a whole number or text, got 1\.5",
+        ),
+        ({"imagery__summer": {"path": "a.tif"}}, r"imagery\.summer\.kind: this key is missing; choices: cog, .*, xyz"),
+        ({"imagery__summer": "a.tif"}, r"demo\.yaml: imagery\.summer: must be a mapping of keys, got 'a\.tif'"),
+        (
+            {"imagery__summer__accept_terms": "yess"},
+            r"imagery\.summer\.accept_terms: must be true or false, got 'yess'",
+        ),
+        (
+            {"imagery__summer__values": {"id": "1"}},
+            r"demo\.yaml: imagery\.summer\.values\.id: the url .* has no \{id\}",
+        ),
+        ({"imagery__summer__tile_px": 300}, r"imagery\.summer\.tile_px: unknown value 300; choices: 1024, 256, 512"),
+        (
+            {"imagery__Drone": {"kind": "raster", "path": "a.tif"}},
+            r"demo\.yaml: imagery\.Drone: 'Drone' is no name: use",
+        ),
+        ({"imagery": None}, r"demo\.yaml: imagery: must be a mapping of keys, got nothing"),
+        ({"grid__zoom": "twenty"}, r"demo\.yaml: grid\.zoom: must be a whole number, got 'twenty'"),
+        ({"grid__zoom": [17]}, r"demo\.yaml: grid\.zoom: must be a whole number, got a list"),
+        ({"osm": {"url": "https://a/b.osm.pbf", "md5": "x"}}, r"demo\.yaml: osm\.md5: must match pattern .*, got 'x'"),
+        (
+            {"splits__blocks__fractions": [0.5, 0.5]},
+            r"fractions: must be three numbers: train, val, test, got a list of 2",
+        ),
         ({"splits__blocks__fractions": [float("nan"), 0.2, 0.2]}, r"fractions\.0: .*finite number, got nan"),
     ],
 )
@@ -109,8 +162,8 @@ def test_a_mistake_in_a_region_is_one_line(config: Path, changes: dict[str, Any]
         ([(0, "a"), (0, "b")], "class index 0 is used twice"),
         ([(0, "a"), (1, "a")], "class name a is used twice"),
         ([(0, "a"), (2, "b")], r"must be 0 to 1 without gaps, got \[0, 2\]"),
-        ([(0, "a")], "classes: is empty; it needs at least|at least 2"),
-        ([(0, "a"), (255, "b")], "less than or equal to 254"),
+        ([(0, "a")], "classes: has 1; it needs at least 2"),
+        ([(0, "a"), (255, "b")], r"classes\.1\.index: must be at most 254, got 255"),
         ([(0, "a"), (1, "ignored")], "'ignored' means pixels of no class"),
     ],
 )
@@ -125,17 +178,34 @@ def test_a_mistake_in_a_class_scheme_is_one_line(config: Path, classes: list[Any
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"layers__water__label": "wasser"}, r"osm.yaml: water: no class 'wasser' in frankfurt; did you mean 'water'"),
+        (
+            {"layers__water__label": "wasser"},
+            r"osm\.yaml: layers\.water\.label: no class 'wasser' in frankfurt; did you mean 'water'",
+        ),
         ({"layers__landcover__source": "fine"}, r"layers.landcover.source: region 'demo' has no land cover 'fine'"),
-        ({"layers__roads_1__widths_m": {"trunk": -2}}, r"widths_m.trunk: -2.0 is no width"),
-        ({"layers__roads_1__width": 3}, r"layers.roads_1.lines.width: unknown key; .*widths_m"),
+        (
+            {"layers__roads_1__widths_m": {"trunk": -2}},
+            r"osm\.yaml: layers\.roads_1\.widths_m\.trunk: -2\.0 is no width",
+        ),
+        ({"layers__roads_1__width": 3}, r"layers\.roads_1\.width: unknown key; .*widths_m"),
         ({"background": "sea"}, r"background: no class 'sea'"),
         ({"layers__none": {"kind": "areas", "layer": "water", "label": "water"}}, r"'none' means pixels of no layer"),
         (
             {f"layers__l{i}": {"kind": "areas", "layer": "water", "label": "water"} for i in range(250)},
             r"has \d+ layers, at most 254",
         ),
-        ({"layers__water__tags": {}}, r"tags: is empty"),
+        ({"layers__water__tags": {}}, r"layers\.water\.tags: is empty"),
+        (
+            {"layers__water__kind": "area"},
+            r"osm\.yaml: layers\.water\.kind: unknown value 'area'; did you mean 'areas'\?",
+        ),
+        (
+            {"layers__roads_1__layer": "road"},
+            r"layers\.roads_1\.layer: unknown value 'road'; did you mean 'roads'\? choices",
+        ),
+        ({"layers__roads_1__widths_m": 5}, r"osm\.yaml: layers\.roads_1\.widths_m: must be a mapping of keys, got 5"),
+        ({"layers__landcover__label": "water"}, r"osm\.yaml: layers\.landcover\.label: unknown key; .*source"),
+        ({"layers": None}, r"osm\.yaml: layers: must be a mapping of keys, got nothing"),
         ({"layers__roads_1__tags": {"surface": []}}, r"tags.surface: is empty"),
     ],
 )
@@ -144,6 +214,18 @@ def test_a_mistake_in_a_recipe_is_one_line(config: Path, changes: dict[str, Any]
     with pytest.raises(ConfigError, match=words) as caught:
         load_region("demo", config)
     assert "\n" not in str(caught.value)
+
+
+def test_the_path_of_ones_own_copy_takes_the_place_of_an_entrys_url(config: Path) -> None:
+    own = {"provider": "esa_worldcover", "path": "data/demo/own.tif"}
+    change(config / "regions" / "demo.yaml", landcover={"mine": own, "coarse": {"path": "a.tif", "classes": {}}})
+    with pytest.raises(ConfigError, match=r"landcover\.mine: the entry esa_worldcover brings a url: set `url: null`"):
+        load_region("demo", config)
+    classes = {10: "forest"}
+    change(config / "regions" / "demo.yaml", landcover__mine={**own, "url": None, "classes": classes})
+    found = load_region("demo", config).landcover["mine"]
+    assert isinstance(found, LandcoverConfig)
+    assert (found.path, found.url, found.classes) == (Path("data/demo/own.tif"), None, classes)
 
 
 def test_bad_yaml_names_file_and_line(config: Path) -> None:
