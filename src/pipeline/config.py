@@ -86,6 +86,7 @@ FOLDERS: dict[str, type[Section]] = {
     "regions": RegionConfig,
     "studies": StudyConfig,
 }
+PROVIDED = ("imagery", "landcover")  # parts of a region whose entries may name one of config/providers/<part>
 
 
 def read_yaml(path: Path) -> Any:
@@ -145,7 +146,7 @@ def _load(kind: str, name: str, root: Path) -> Any:
 
 def _with_providers(raw: Any, root: Path, place: str) -> Any:
     """The region as written, each entry with `provider: <name>` laid over that file of config/providers."""
-    for part in ("imagery", "landcover"):
+    for part in PROVIDED:
         entries = raw.get(part) if isinstance(raw, dict) else None
         if not isinstance(entries, dict):
             continue
@@ -301,6 +302,15 @@ def load_main(root: Path = Path("config")) -> MainConfig:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of every config file, one definition per folder; written to config/schema.json."""
-    schema = {name: model.model_json_schema() for name, model in FOLDERS.items()}
-    return {"config": MainConfig.model_json_schema(), **schema}
+    """The JSON schemas of all config files by folder, config.yaml's as ``config``; written to config/schema.json.
+
+    References count from the root, so that an editor may take a part of it: ``config/schema.json#/regions``.
+    """
+    models = {"config": MainConfig, **FOLDERS}
+    found = {name: model.model_json_schema(ref_template=f"#/{name}/$defs/{{model}}") for name, model in models.items()}
+    for part in PROVIDED:
+        entries = found["regions"]["properties"][part]
+        named = {"provider": {"type": "string", "description": f"a file of config/providers/{part}; its keys hold too"}}
+        of_provider = {"type": "object", "properties": named, "required": ["provider"]}
+        entries["additionalProperties"] = {"anyOf": [of_provider, entries["additionalProperties"]]}
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from pipeline import config as module
@@ -52,6 +53,28 @@ def change(path: Path, **changes: Any) -> None:
 
 def test_the_schema_file_is_what_the_models_say() -> None:
     assert read_json(PROJECT / "config" / "schema.json") == json_schema(), "run `make schema`"
+
+
+def schema_errors(folder: str, content: Any) -> list[str]:
+    """What an editor that takes ``config/schema.json#/<folder>`` would underline, each by its dotted place."""
+    whole = read_json(PROJECT / "config" / "schema.json")
+    found = Draft202012Validator({**whole, "$ref": f"#/{folder}"}).iter_errors(content)
+    return [".".join(map(str, error.absolute_path)) for error in found]
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_an_editor_finds_no_mistake_in_shipped_files(path: Path) -> None:
+    assert schema_errors(path.parent.name, read_yaml(path)) == []
+
+
+def test_an_editor_finds_what_the_models_forbid() -> None:
+    assert schema_errors("config", read_yaml(PROJECT / "config" / "config.yaml")) == []
+    demo = read_yaml(PROJECT / "config" / "regions" / "demo.yaml")
+    assert schema_errors("regions", demo | {"gird": {}}) == [""]
+    assert schema_errors("regions", demo | {"grid": {"zoom": 99}}) == ["grid.zoom"]
+    summer = demo["imagery"]["summer"]
+    assert schema_errors("regions", demo | {"imagery": {"summer": summer | {"urll": "x"}}}) == ["imagery.summer"]
+    assert schema_errors("regions", demo | {"imagery": {"bing": {"provider": 3}}}) == ["imagery.bing"]
 
 
 def test_yaml_is_read_as_1_2(tmp_path: Path) -> None:
