@@ -63,6 +63,10 @@ class Comparison:
     overview: View
     close_up: View | None
 
+    def headline(self) -> list[str]:
+        """What differs and what one alone labels, a line each."""
+        return _headline(self.summary)
+
 
 def compare_labels(
     region: str,
@@ -89,7 +93,8 @@ def compare_labels(
             and ``ignored_by_both``: pixels and share of the grid; ``disagreement``: pixels, area_km2 and share of the
             compared pixels; ``mean_iou`` over classes that either side has; ``classes``: name → iou, and for each side
             its compared pixels and the share of them to which the other gives another class; ``close_up``: the window.
-            Shares of nothing are None. Areas are on the ground (`pipeline.labels.statistics.pixel_area_m2`).
+            All of the grid counts, with or without imagery. Shares of nothing are None. Areas are on the ground
+            (`pipeline.labels.statistics.pixel_area_m2`).
         log: takes lines for the user.
 
     Raises:
@@ -230,15 +235,19 @@ def _write_csv(path: Path, names: tuple[str, str], counts: Counts, classes: list
 
 def _report(region: str, facts: dict[str, Any], log: Log) -> None:
     place = f"{facts['a']} and {facts['b']} of {region}"
-    share = facts["disagreement"]["share"]
-    if share is None:
-        log(f"{place}: no pixel is labelled by both, so there is nothing to compare")
-        return
-    log(
-        f"{place}: {share:.2%} of {facts['compared']['pixels']} pixels differ, "
-        f"{area_text(facts['disagreement']['area_km2'])}"
-    )
-    ious = ", ".join(
-        f"{name} {entry['iou']:.3f}" for name, entry in facts["classes"].items() if entry["iou"] is not None
-    )
-    log(f"{place}: IoU {ious}")
+    ground = f"{area_text(facts['area_km2'])} with or without imagery"
+    log(f"{place}, {ground}: {'; '.join(_headline(facts))}")
+    ious = [f"{name} {entry['iou']:.3f}" for name, entry in facts["classes"].items() if entry["iou"] is not None]
+    if ious:
+        log(f"{place}: IoU {', '.join(ious)}")
+
+
+def _headline(facts: dict[str, Any]) -> list[str]:
+    """Two lines: a share that differs says little where one side alone has labels."""
+    disagreement, one = facts["disagreement"], [facts["only_a"]["share"], facts["only_b"]["share"]]
+    differ = "no pixel is labelled by both"
+    if disagreement["share"] is not None:
+        area = area_text(disagreement["area_km2"])
+        differ = f"{disagreement['share']:.2%} of the pixels labelled by both differ ({area})"
+    sides = f" ({facts['a']} {one[0]:.2%}, {facts['b']} {one[1]:.2%})" if sum(one) else ""
+    return [differ, f"{sum(one):.2%} of all pixels are labelled by one alone{sides}"]

@@ -31,6 +31,7 @@ class View:
         differ: float [rows, cols], share of a cell's pixels to which both give a class, and not the same.
         one: float [rows, cols], share of a cell's pixels that one alone gives a class.
         image: [bands, rows, cols], the imagery at the middle pixels, 0 where there is none; None without imagery.
+        seen: bool [rows, cols], whether the middle pixels have imagery; None without imagery.
     """
 
     row_px: int
@@ -41,6 +42,7 @@ class View:
     differ: Array
     one: Array
     image: Array | None = None
+    seen: Array | None = None
 
     def window(self) -> dict[str, int]:
         """Where a view of single pixels lies, and how many of them differ."""
@@ -126,10 +128,14 @@ def with_image(folder: Path, grid: Grid, overview: View, close_up: View | None) 
     paths = {shard.name: folder / f"{shard.name}.tif" for shard in grid.shards()}
     rows, cols = (middles(size, overview.step) for size in (grid.height, grid.width))
     with Mosaic(paths, grid) as mosaic:
-        lines = [mosaic.read(int(row), 0, 1, grid.width)[0][:, 0, cols] for row in rows]
-        overview = replace(overview, image=np.stack(lines, axis=1))
+        lines = [
+            (image[:, 0, cols], valid[0, cols])
+            for image, valid in (mosaic.read(int(row), 0, 1, grid.width) for row in rows)
+        ]
+        image, seen = (np.stack(parts, axis=-2) for parts in zip(*lines, strict=True))
+        overview = replace(overview, image=image, seen=seen)
         if close_up is not None:
             height, width = close_up.a.shape
-            image, _ = mosaic.read(close_up.row_px, close_up.col_px, height, width)
-            close_up = replace(close_up, image=image)
+            image, seen = mosaic.read(close_up.row_px, close_up.col_px, height, width)
+            close_up = replace(close_up, image=image, seen=seen)
     return overview, close_up

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 
-from pipeline.labels.statistics import IGNORED, area_text
+from pipeline.labels.statistics import IGNORED, NONE, area_text
 from pipeline.report.figures import hex_colour, save, styled
-from pipeline.report.panels import IGNORED_COLOUR, blend, colourise, display_rgb
+from pipeline.report.panels import IGNORED_COLOUR, Colour, blend, colourise, display_rgb
 from pipeline.report.results import IGNORE, Array
 
 matplotlib.use("Agg")
@@ -27,15 +27,22 @@ if TYPE_CHECKING:
     from pipeline.labels.views import View
 
 SAME, DIFFER, ONE, NEITHER = (214, 214, 214), (200, 20, 30), (240, 205, 140), (255, 255, 255)
+NO_IMAGERY = (205, 214, 228)
+GROUND = "all of the grid counts, with or without imagery"
 ALPHA = 0.55  # share of the labels over imagery
 PANEL_IN = 3.3
 LEAST_IN, TALLEST_IN = 1.8, 7.5  # of a row; its text on the left takes the least
 LEGEND_COLUMNS = 9
+CHARACTER_IN = 0.08  # of the heat map's headline, which a few classes are narrower than
+ROOM = 1.32  # share of a bar chart's width to its longest bar, for the text beside it
 LEAST_TEXT = 0.04  # narrower pieces of a stacked bar are named in the legend alone
 
 
 def distribution_picture(summary: dict[str, Any], scheme: ClassScheme, out: Path) -> None:
     """Draw the shares of classes as bars in the scheme's colours, and of the sources as one stacked bar.
+
+    Classes are shares of the labelled pixels; what is ignored stands apart as a share of all, as the sources do. All
+    pixels of the grid count, with or without imagery.
 
     Args:
         summary: as `pipeline.labels.statistics.summarize_labels` returns it.
@@ -44,34 +51,39 @@ def distribution_picture(summary: dict[str, Any], scheme: ClassScheme, out: Path
     """
     classes, ignored = summary["classes"], summary["ignored"]
     with styled():
-        height = 2.9 + 0.36 * len(classes)
-        figure, (bars, stack) = pyplot.subplots(
-            2, 1, figsize=(7.4, height), layout="constrained", height_ratios=[len(classes) + 1, 1.1]
+        heights = [len(classes), 1.0, 1.1]
+        figure, (bars, rest, stack) = pyplot.subplots(
+            3, 1, figsize=(7.4, 3.9 + 0.36 * len(classes)), layout="constrained", height_ratios=heights
         )
         for row, (name, colour) in enumerate(zip(scheme.names, scheme.colours, strict=True)):
-            share = classes[name]["share_of_labelled"] or 0.0
-            bars.barh(row, share, color=hex_colour(colour), edgecolor="#888888", linewidth=0.5, height=0.72)
-            _beside(bars, share, row, f"{share:.2%}   {area_text(classes[name]['area_km2'])}")
-        row = len(classes)
-        bars.barh(
-            row, ignored["share"], color=hex_colour(IGNORED_COLOUR), edgecolor="#888888", hatch="///", height=0.72
-        )
-        _beside(bars, ignored["share"], row, f"{ignored['share']:.2%} of all   {area_text(ignored['area_km2'])}")
-        bars.set_yticks(range(row + 1), [*scheme.names, IGNORED])
-        bars.invert_yaxis()
-        widest = max(*(entry["share_of_labelled"] or 0.0 for entry in classes.values()), ignored["share"])
-        bars.set_xlim(0, max(widest, 0.05) * 1.32)
-        bars.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        bars.grid(False, axis="y")
+            _bar(bars, row, classes[name]["share_of_labelled"] or 0.0, classes[name], colour)
+        _bar(rest, 0, ignored["share"], ignored, IGNORED_COLOUR, hatch="///")
+        widest = max(0.05, *(entry["share_of_labelled"] or 0.0 for entry in classes.values()))
+        for ax, names, longest in ((bars, scheme.names, widest), (rest, [IGNORED], 1.0)):
+            ax.set_yticks(range(len(names)), names)
+            ax.invert_yaxis()
+            ax.grid(False, axis="y")
+            ax.set_xlim(0, longest * ROOM)
+            _percent(ax)
         bars.set_xlabel("share of labelled pixels")
+        rest.set_xlabel("share of all pixels")
         bars.set_title(f"{summary['recipe']} of {summary['region']}: {area_text(summary['area_km2'])}, classes")
         _stack_sources(stack, summary["sources"])
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, title=GROUND, title_fontsize=8)
         save(figure, out)
 
 
-def _beside(ax: Axes, value: float, row: int, text: str) -> None:
-    ax.annotate(text, (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+def _bar(ax: Axes, row: int, share: float, entry: dict[str, float], colour: Colour, hatch: str | None = None) -> None:
+    """A bar with its share and area beside it."""
+    ax.barh(row, share, color=hex_colour(colour), edgecolor="#888888", linewidth=0.5, height=0.72, hatch=hatch)
+    text = f"{share:.2%}   {area_text(entry['area_km2'])}"
+    ax.annotate(text, (share, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _percent(ax: Axes) -> None:
+    """Ticks in percent, none above 100."""
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= min(1.0, ax.get_xlim()[1])])
+    ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
 
 
 def _stack_sources(ax: Axes, sources: dict[str, dict[str, float]]) -> None:
@@ -79,8 +91,8 @@ def _stack_sources(ax: Axes, sources: dict[str, dict[str, float]]) -> None:
     left = 0.0
     shown = {name: entry["share"] for name, entry in sources.items() if entry["share"] > 0}
     for number, (name, share) in enumerate(shown.items()):
-        colour = "#9a9a9a" if name == "none" else matplotlib.colormaps["tab20"](number % 20)
-        label = f"{name} {share:.2%}"
+        colour = "#9a9a9a" if name == NONE else matplotlib.colormaps["tab20"](number % 20)
+        label = f"{'background or ignored' if name == NONE else name} {share:.2%}"
         ax.barh(0, share, left=left, color=colour, edgecolor="white", linewidth=0.8, height=0.8, label=label)
         if share >= LEAST_TEXT:
             ax.text(left + share / 2, 0, f"{share:.0%}", ha="center", va="center", fontsize=8)
@@ -88,7 +100,7 @@ def _stack_sources(ax: Axes, sources: dict[str, dict[str, float]]) -> None:
     ax.set_xlim(0, 1)
     ax.set_yticks([])
     ax.grid(False)
-    ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    _percent(ax)
     ax.set_xlabel("share of all pixels")
     ax.set_title("sources: the layer that painted the pixel last")
 
@@ -102,7 +114,8 @@ def confusion_picture(comparison: Comparison, scheme: ClassScheme, out: Path) ->
     of_all = counts / counts.sum()
     with styled():
         size = 1.7 + 0.8 * len(names)
-        figure, ax = pyplot.subplots(figsize=(size, size), layout="constrained")
+        wide = max(size, CHARACTER_IN * max(map(len, comparison.headline())))
+        figure, ax = pyplot.subplots(figsize=(wide, size + 0.4), layout="constrained")
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*counts.shape):
             ink = "white" if shares[row, column] > 0.55 else "black"
@@ -118,17 +131,9 @@ def confusion_picture(comparison: Comparison, scheme: ClassScheme, out: Path) ->
         ax.grid(False)
         ax.set_xlabel(comparison.names[1], fontweight="bold")
         ax.set_ylabel(comparison.names[0], fontweight="bold")
-        ax.set_title(_headline(comparison), loc="left", fontsize=9)
-        figure.supxlabel("large: share of the row; small: share of all pixels", fontsize=8)
+        figure.suptitle("\n".join(comparison.headline()), fontsize=9)
+        figure.supxlabel(f"large: share of the row; small: share of all pixels\n{GROUND}", fontsize=8)
         save(figure, out)
-
-
-def _headline(comparison: Comparison) -> str:
-    share = comparison.summary["disagreement"]["share"]
-    if share is None:
-        return "No pixel is labelled by both"
-    area = area_text(comparison.summary["disagreement"]["area_km2"])
-    return f"{share:.2%} of the pixels labelled by both differ ({area})"
 
 
 def side_by_side(comparison: Comparison, scheme: ClassScheme, out: Path, *, aspect: float = 1.0) -> None:
@@ -152,7 +157,7 @@ def side_by_side(comparison: Comparison, scheme: ClassScheme, out: Path, *, aspe
         figure, grid = pyplot.subplots(
             len(views),
             columns,
-            figsize=(PANEL_IN * columns + 0.4, sum(heights) + 1.0 + 0.3 * len(views)),
+            figsize=(PANEL_IN * columns + 0.4, sum(heights) + 1.4 + 0.3 * len(views)),
             height_ratios=heights,
             squeeze=False,
             layout="constrained",
@@ -166,7 +171,7 @@ def side_by_side(comparison: Comparison, scheme: ClassScheme, out: Path, *, aspe
         if comparison.close_up is not None:
             grid[1][0].set_ylabel("where most pixels differ")
             _frame(grid[0], comparison.overview, comparison.close_up)
-        figure.suptitle(_headline(comparison), fontsize=10)
+        figure.suptitle("\n".join(comparison.headline()), fontsize=10)
         _legend(figure, scheme, comparison)
         save(figure, out)
 
@@ -176,7 +181,7 @@ def _scale(view: View) -> str:
 
 
 def _draw_view(axes: Sequence[Axes], view: View, scheme: ClassScheme, aspect: float) -> None:
-    image = None if view.image is None else display_rgb(view.image)
+    image = _imagery(view)
     pictures = [] if image is None else [image]
     for labels in (view.a, view.b):
         pictures.append(
@@ -190,6 +195,14 @@ def _draw_view(axes: Sequence[Axes], view: View, scheme: ClassScheme, aspect: fl
         ax.grid(False)
         ax.spines[:].set_visible(True)
         ax.spines[:].set_color("#bbbbbb")
+
+
+def _imagery(view: View) -> Array | None:
+    """uint8 [rows, cols, 3], plain where there is no imagery: black would darken the labels over it."""
+    if view.image is None or view.seen is None:
+        return None
+    image = view.image if view.image.dtype == np.uint8 else np.where(view.seen, view.image.astype(np.float64), np.nan)
+    return np.where(view.seen[..., None], display_rgb(image), NO_IMAGERY).astype(np.uint8)
 
 
 def _difference(view: View) -> Array:
@@ -224,8 +237,12 @@ def _legend(figure: Figure, scheme: ClassScheme, comparison: Comparison) -> None
         shown.append(("labelled by one alone", ONE))
     if counts[-1, -1]:
         shown.append(("by neither", NEITHER))
+    seen = [view.seen for view in (comparison.overview, comparison.close_up) if view is not None]
+    if any(part is not None and not part.all() for part in seen):
+        shown.append(("no imagery", NO_IMAGERY))
     handles = [
         Patch(facecolor=hex_colour(colour), edgecolor="#888888", linewidth=0.5, label=name) for name, colour in shown
     ]
     rows = -(-len(handles) // LEGEND_COLUMNS)
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows))
+    columns = -(-len(handles) // rows)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=GROUND, title_fontsize=8)

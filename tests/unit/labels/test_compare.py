@@ -15,13 +15,13 @@ import rasterio
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from pipeline.config import check_comparison
+from pipeline.config import ClassScheme, check_comparison
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import read_json
 from pipeline.grid import Grid
 from pipeline.labels.compare import Labels, compare_labels
 from pipeline.labels.views import CLOSE_UP_PX
-from pipeline.report.label_pictures import DIFFER, ONE, SAME, confusion_picture, side_by_side
+from pipeline.report.label_pictures import ALPHA, DIFFER, NO_IMAGERY, ONE, SAME, confusion_picture, side_by_side
 from tests.support.project import ROOT
 
 IGNORE = 255
@@ -58,7 +58,7 @@ def patches(height, width, seed, cell=9):
 def compare(tmp_path, scheme):
     """Write two rasters as shards (or the second as one file) and compare them."""
 
-    def run(a, b, shard_px=256, *, truth=False, image=None, log=lambda _: None):
+    def run(a, b, shard_px=256, *, truth=False, image=None, nodata=None, log=lambda _: None):
         grid = grid_of(*a.shape, shard_px)
         name = f"{shard_px}{'_truth' if truth else ''}"
         one, two = tmp_path / f"old_{name}", tmp_path / f"new_{name}"
@@ -71,7 +71,14 @@ def compare(tmp_path, scheme):
         if image is not None:
             for shard in grid.shards():
                 here = np.s_[:, shard.row_px : shard.row_px + shard.height, shard.col_px : shard.col_px + shard.width]
-                write(tmp_path / "image" / f"{shard.name}.tif", image[here], grid, nodata=None)
+                write(
+                    tmp_path / "image" / f"{shard.name}.tif",
+                    image[here],
+                    grid,
+                    shard.row_px,
+                    shard.col_px,
+                    nodata=nodata,
+                )
         other = Labels("truth" if truth else "new", two)
         return compare_labels(
             "place",
@@ -121,7 +128,12 @@ def test_counts_and_scores_are_those_of_scikit_learn(compare, tmp_path):
     assert head == ["old (rows) / new (columns)", "forest", "fields", "urban", "water", "ignored"]
     assert [row[0] for row in rows] == head[1:]
     assert np.array_equal(np.array([row[1:] for row in rows], dtype=int), found.counts)
-    assert f"{facts['disagreement']['share']:.2%} of {both.sum()} pixels differ" in lines[0]
+    assert f"{facts['disagreement']['share']:.2%} of the pixels labelled by both differ" in lines[0]
+    only = [((A != IGNORE) & (B == IGNORE)).mean(), ((A == IGNORE) & (B != IGNORE)).mean()]
+    assert (
+        f"; {sum(only):.2%} of all pixels are labelled by one alone (old {only[0]:.2%}, new {only[1]:.2%})" in lines[0]
+    )
+    assert "with or without imagery" in lines[0] and lines[1].startswith("old and new of place: IoU forest ")
 
 
 @pytest.mark.parametrize("shard_px", [97, 300, 4096])
@@ -149,7 +161,8 @@ def test_nothing_in_common_has_no_shares(compare, tmp_path, scheme):
     lines = []
     found = compare(np.full((60, 80), 1, np.uint8), np.full((60, 80), IGNORE, np.uint8), log=lines.append)
     assert found.summary["disagreement"]["share"] is None and found.summary["mean_iou"] is None
-    assert "no pixel is labelled by both" in lines[0]
+    assert "no pixel is labelled by both; 100.00% of all pixels are labelled by one alone (old 100.00%" in lines[0]
+    assert len(lines) == 1
     side_by_side(found, scheme, tmp_path / "a.png")
     confusion_picture(found, scheme, tmp_path / "b.png")
 
@@ -178,13 +191,15 @@ def test_a_big_region_is_thinned(compare):
     a, b = patches(2000, 1003, 3), patches(2000, 1003, 3)
     b[1300:1420, 900:1003] = (a[1300:1420, 900:1003] + 1) % 4
     b[:100] = IGNORE
-    image = np.random.default_rng(1).integers(0, 255, (3, *a.shape), np.uint8)
-    found = compare(a, b, 512, image=image)
+    image = np.random.default_rng(1).integers(1, 255, (3, *a.shape), np.uint8)
+    image[:, 1350:, 700:950] = 0
+    found = compare(a, b, 512, image=image, nodata=0)
     view, step = found.overview, 3
     assert view.step == step and view.a.shape == (667, 335)
     rows, cols = (np.minimum(np.arange(0, size, step) + 1, size - 1) for size in a.shape)
     assert np.array_equal(view.a, a[np.ix_(rows, cols)]) and np.array_equal(view.b, b[np.ix_(rows, cols)])
     assert np.array_equal(view.image, image[:, rows][:, :, cols])
+    assert np.array_equal(view.seen, image[:, rows][:, :, cols].any(axis=0)) and not view.seen.all()
     labelled = ((a != IGNORE).astype(int), (b != IGNORE).astype(int))
     differ = (a != b) & (labelled[0] & labelled[1]).astype(bool)
     for mask, share in ((differ, view.differ), (labelled[0] != labelled[1], view.one)):
@@ -196,6 +211,7 @@ def test_a_big_region_is_thinned(compare):
     here = np.s_[close.row_px : close.row_px + CLOSE_UP_PX, close.col_px : close.col_px + CLOSE_UP_PX]
     assert close.differ.sum() == differ.sum() == differ[here].sum() > 0
     assert np.array_equal(close.image, image[(slice(None), *here)])
+    assert np.array_equal(close.seen, close.image.any(axis=0)) and close.seen.any() and not close.seen.all()
 
 
 def test_memory_does_not_grow_with_the_region(compare):
@@ -307,3 +323,47 @@ def test_pictures_show_both_sides_and_are_equal_bytes(compare, scheme, tmp_path)
     assert shares[DIFFER] < shares[SAME]
     counts = Image.open(tmp_path / "a_counts.png")
     assert min(counts.size) > 400
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_ground_without_imagery_is_plain_and_does_not_darken_labels(compare, scheme, tmp_path, dtype):
+    """16-bit values are stretched between those of the pixels that are there."""
+    a, b = np.full((300, 300), 1, np.uint8), np.full((300, 300), 2, np.uint8)
+    image = np.zeros((3, 300, 300), dtype)
+    image[:, :100] = 90
+    image[:, :50] = 180
+    found = compare(a, b, 512, image=image, nodata=0)
+    side_by_side(found, scheme, tmp_path / "a.png")
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    bright = {"uint8": (180, 90), "uint16": (255, 0)}[dtype]
+
+    def share(colour):
+        return (np.abs(picture - np.asarray(colour, float)) <= 1).all(axis=2).mean()
+
+    assert share(NO_IMAGERY) > 0.05, "two thirds of the first of four panels"
+    for value in (1, 2):
+        for under, least in ((NO_IMAGERY, 0.05), *(((grey,) * 3, 0.01) for grey in bright)):
+            mixed = (1 - ALPHA) * np.array(under) + ALPHA * np.array(scheme.colours[value])
+            assert share(mixed) > least, (value, under)
+
+
+def with_classes(names):
+    entries = [{"index": i, "name": name, "colour": (20 * i, 90, 200 - 20 * i)} for i, name in enumerate(names)]
+    return ClassScheme.model_validate({"classes": entries})
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_headlines_fit_into_the_heat_map(compare, tmp_path, classes):
+    a, b = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
+    b[:20] = IGNORE
+    found = dataclasses.replace(compare(a, b), names=("long_name_of_a_recipe", "another_long_name"))
+    found = dataclasses.replace(
+        found,
+        counts=np.ones((classes + 1, classes + 1), dtype=np.int64),
+        summary=found.summary | dict(zip("ab", found.names, strict=True)),
+    )
+    confusion_picture(found, with_classes([f"class_{k}" for k in range(classes)]), tmp_path / "a.png")
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    assert (picture[:, :4] == 255).all() and (picture[:, -4:] == 255).all()
+    heading = picture[: int(0.5 * 130 * 0.8)]
+    assert (heading < 128).sum() > 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -275,3 +276,29 @@ def test_bars_are_as_long_as_the_shares(folder, scheme):
     lengths = [max((picture == colour).all(axis=2).sum(axis=1)) for colour in scheme.colours]
     shares = [found["classes"][name]["share_of_labelled"] for name in scheme.names]
     assert np.array(lengths) / lengths[1] == pytest.approx(np.array(shares) / shares[1], abs=0.02)
+
+
+def test_shares_of_all_stand_apart_from_shares_of_the_labelled(tmp_path, scheme):
+    """Roads 61 %, water 39 %, ignored 98 %: two axes, and none goes beyond 100 %."""
+    grid = dataclasses.replace(GRID, shard_px=4096)
+    (shard,) = grid.shards()
+    total = shard.height * shard.width
+    urban, water = total * 61 // 5000, total * 39 // 5000
+    stats = stats_of(shard, [0, urban, water, total - urban - water], [0, 0, urban + water], {})
+    assert stats["classes"]["forest"]["pixels"] == 0
+    write_json(tmp_path / "r00c00_stats.json", stats)
+    distribution_picture(summarize(tmp_path, scheme, grid), scheme, tmp_path / "a.svg")
+    texts = re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text())
+    shares = [int(text[:-1]) for text in texts if re.fullmatch(r"\d+%", text)]
+    assert max(shares) == 100 and shares.count(0) == 3, "three axes"
+    labelled, of_all = texts.index("share of labelled pixels"), texts.index("share of all pixels")
+    assert "80%" in texts[:labelled] and "100%" not in texts[:labelled], "as long as 61 % and its text need"
+    assert "100%" in texts[labelled:of_all] and "ignored" in texts and "background or ignored 98.00%" in texts
+    assert "all of the grid counts, with or without imagery" in texts
+
+
+def test_a_class_alone_has_no_tick_above_100(folder, scheme):
+    distribution_picture(summarize(folder, scheme), scheme, folder / "a.svg")
+    texts = re.findall("<!-- (.*?) -->", (folder / "a.svg").read_text())
+    shares = [int(text[:-1]) for text in texts if re.fullmatch(r"\d+%", text)]
+    assert max(shares) == 100 and shares.count(100) >= 3
