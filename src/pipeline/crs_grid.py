@@ -73,6 +73,12 @@ def pixel_on_ground_m(crs: CRS, centre: tuple[float, float], res_x: float, res_y
     return lengths[0], lengths[1]
 
 
+def unit_of(crs: str) -> str:
+    """The unit that a coordinate system counts in, such as ``degrees`` or ``metres``."""
+    unit = str(_system(crs).axis_info[0].unit_name)
+    return unit.replace("foot", "feet") if unit.endswith("foot") else f"{unit}s"
+
+
 def _system(text: str) -> CRS:
     from pyproj import CRS
     from pyproj.exceptions import CRSError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from pipeline.crs_grid import Bbox, crs_grid
+from pipeline.crs_grid import Bbox, crs_grid, unit_of
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.grid import MERCATOR_MAX_LAT, Grid, web_mercator_grid
 from pipeline.sources._base import ImagerySource, TiledSource
@@ -12,6 +12,7 @@ from pipeline.sources._base import ImagerySource, TiledSource
 MAX_PIXELS = 10**12
 MAX_SHARDS = 100_000
 MAX_SHARD_PX = 65536
+COARSE_M, TOO_COARSE_M = 1_000.0, 10_000.0  # pixels on the ground of unlikely imagery, and of none
 ORDER = "the order is west, south, east, north"
 
 
@@ -75,6 +76,27 @@ def check_size(grid: Grid) -> None:
             f"{size} in {_shards(grid, grid.shard_px):,} shards of {grid.shard_px} px, at most {MAX_SHARDS:,} make a "
             f"region; set shard_px: {enough}, or make the box smaller"
         )
+
+
+def check_pixels(grid: Grid | None, crs: str | None, resolution: float | None, zoom: int | None, chip_px: int) -> None:
+    """ConfigError for pixels that were hardly meant: above 10 km on the ground, or above 1 km and not one chip full.
+
+    Such are metres taken for degrees. `grid` (None: that of a raster) is by `crs` and `resolution`, or by `zoom`.
+    """
+    if grid is None:
+        return
+    few = max(grid.width, grid.height) < chip_px
+    if grid.gsd_m <= (COARSE_M if few else TOO_COARSE_M):
+        return
+    found = f"pixels of {grid.gsd_m / 1000:.3g} km on the ground, {grid.width:,} x {grid.height:,} of them"
+    found += f", less than a chip of {chip_px} px" if few else ""
+    if crs is None:
+        raise ConfigError(f"grid.zoom: {zoom} means {found}; take a higher zoom")
+    unit = unit_of(crs)
+    way_out = "" if unit == "metres" else ", or take a crs in metres"
+    raise ConfigError(
+        f"grid.resolution: {resolution:g} is in {unit} of {crs[:60]}: {found}; write {unit} per pixel{way_out}"
+    )
 
 
 def _shards(grid: Grid, shard_px: int) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from pipeline.errors import ConfigError, choices
-from pipeline.extent import check_bbox, check_source, grid_of
+from pipeline.extent import check_bbox, check_pixels, check_source, grid_of
 from pipeline.grid import Grid
 from pipeline.section import Name, Section
 from pipeline.sources._kinds import union
@@ -287,8 +287,10 @@ class RegionConfig(Section):
         try:
             if self.bbox is not None:
                 check_bbox(self.bbox)
+            grid = self.static_grid()
+            check_pixels(grid, self.grid.crs, self.grid.resolution, self.grid.zoom, self.chips.px)
             for name, source in self.imagery.items():
-                check_source(name, source, self.static_grid(), self.grid.zoom)
+                check_source(name, source, grid, self.grid.zoom)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self

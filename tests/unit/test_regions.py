@@ -210,6 +210,27 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"grid": {**UTM, "resolution": 1e-4}}, "at most 1,000,000,000,000 make a region"),
     ({"grid": {**UTM, "resolution": 1e9}}, "grid.resolution: 1e\\+09 is too coarse to be meant"),
     ({"grid": {**UTM, "resolution": 3e7}}, "grid.resolution: 3e\\+07 is too coarse to be meant"),
+    (
+        {"grid": {"crs": "EPSG:4326", "resolution": 2.5}},
+        r"grid\.resolution: 2\.5 is in degrees of EPSG:4326: pixels of 2\d\d km on the ground, 1 x 1 of them, less "
+        "than a chip of 128 px; write degrees per pixel, or take a crs in metres",
+    ),
+    (
+        {"grid": {"crs": "EPSG:4258", "resolution": 0.05}},
+        r"0\.05 is in degrees of EPSG:4258: pixels of 4\.\d+ km on the ground, 2 x 2 of",
+    ),
+    (
+        {"grid": {"crs": "EPSG:4326", "resolution": 0.2}, "bbox": [-60, -60, 60, 60]},
+        r"0\.2 is in degrees of EPSG:4326: pixels of 22\.\d km on the ground, 600 x 600 of them; write",
+    ),
+    (
+        {"grid": {**UTM, "resolution": 2500}},
+        r"2500 is in metres of EPSG:25832: pixels of 2\.5 km on the ground, 4 x 5 of them, .* metres per pixel$",
+    ),
+    (
+        {"grid": {"zoom": 6}},
+        r"grid\.zoom: 6 means pixels of 1\.57 km on the ground, 6 x 8 of them, less than a chip .*; take a higher zoom",
+    ),
     ({"grid": {**UTM, "resolution": NAN}}, "grid.resolution: .*finite number"),
     ({"grid": UTM, "bbox": [-60, 0, -59, 1]}, r"lies outside of grid.crs EPSG:25832, which is made for \[6.0, "),
     ({"grid": UTM, "bbox": None}, "a grid by crs needs a bbox"),
@@ -228,6 +249,20 @@ def test_a_wrong_box_or_grid_is_one_line(changes: dict[str, Any], words: str) ->
     with pytest.raises(ConfigError, match=words) as caught:
         validate(RegionConfig, raw | changes, "region.yaml")
     assert "\n" not in str(caught.value) and str(caught.value).startswith("region.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("grid", "bbox"),
+    [
+        ({"crs": "EPSG:4326", "resolution": 0.01}, [8, 49, 10, 51]),  # a kilometre, two hundred pixels wide
+        ({"crs": "EPSG:4326", "resolution": 2.5e-5}, [8.5, 50.0, 8.501, 50.001]),  # smaller than a chip
+        ({"crs": "EPSG:25832", "resolution": 100}, [8.5, 50.0, 8.6, 50.1]),
+    ],
+)
+def test_a_coarse_grid_or_a_small_one_is_no_mistake(grid: dict[str, Any], bbox: list[float]) -> None:
+    source = {"s": {"kind": "raster", "path": "a.tif"}}
+    region = validate(RegionConfig, {"bbox": bbox, "grid": grid, "classes": "c", "imagery": source}, "region.yaml")
+    assert region.static_grid() is not None
 
 
 def test_a_box_across_180_degrees_is_no_mistake() -> None:
