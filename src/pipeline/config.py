@@ -306,7 +306,7 @@ def json_schema() -> dict[str, Any]:
 
     References count from the root, so that an editor may take a part of it: ``config/schema.json#/regions``.
     """
-    models = {"config": MainConfig, **FOLDERS}
+    models: dict[str, type[Section]] = {"config": MainConfig, **FOLDERS}
     found = {name: model.model_json_schema(ref_template=f"#/{name}/$defs/{{model}}") for name, model in models.items()}
     for part in PROVIDED:
         entries = found["regions"]["properties"][part]
