@@ -34,7 +34,7 @@ PANEL_IN = 3.3
 LEAST_IN, TALLEST_IN = 1.8, 7.5  # of a row; its text on the left takes the least
 LEGEND_COLUMNS = 9
 CHARACTER_IN = 0.08  # of the heat map's headline, which a few classes are narrower than
-ROOM = 1.32  # share of a bar chart's width to its longest bar, for the text beside it
+ROOM = 1.32  # width of a bar chart in lengths of its longest bar: the text beside it needs some
 LEAST_TEXT = 0.04  # narrower pieces of a stacked bar are named in the legend alone
 
 
@@ -141,7 +141,7 @@ def side_by_side(comparison: Comparison, scheme: ClassScheme, out: Path, *, aspe
 
     The first row is the whole region, thinned: a cell of the difference is the redder the more of its pixels differ
     (square root of the share, so that narrow differences show). The second row is the part with most differing pixels,
-    pixel by pixel.
+    pixel by pixel. Ground without imagery is plain.
 
     Args:
         comparison: as `pipeline.labels.compare.compare_labels` returns it.
