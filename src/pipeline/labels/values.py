@@ -26,7 +26,7 @@ def occurring(frame: Any, layer: VectorLayer) -> set[str]:
     tags = [json.loads(text) for text in frame["tags"]] if layer.tags else []
     found = set()
     for key, values in _by_key(layer):
-        has = set(frame[key]) if key in frame else {entry.get(key) for entry in tags}
+        has = set(frame[key].to_numpy(dtype=object)) if key in frame else {entry.get(key) for entry in tags}
         found |= {f"{key}={value}" for value in values if value in has}
     return found
 
