@@ -27,7 +27,13 @@ from pipeline.files import read_json
 from pipeline.names import is_name
 
 PROJECT = Path(__file__).resolve().parents[2]
-ONLY_TILES = {"demo": None, "truth": None, "osm": None, "landcover": {}, "splits": {}}  # of the demo's sources
+ONLY_TILES: dict[str, Any] = {
+    "demo": None,
+    "truth": None,
+    "osm": None,
+    "landcover": {},
+    "splits": {},
+}  # of the demo's sources
 
 
 @pytest.fixture

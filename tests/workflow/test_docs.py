@@ -311,6 +311,14 @@ def test_errors_shown_in_the_readme_are_what_the_code_says(config_copy: Path) ->
         assert said.startswith(line.removesuffix("…")) and (line.endswith("…") or said == line)
 
 
+@pytest.mark.workflow
+def test_the_jobs_that_the_readme_shows_are_shown_with_inputs(researcher: Project) -> None:
+    command = re.search(r"`\.venv/bin/snakemake ([^`]*--quiet host[^`]*)`", read("README.md"))
+    assert command is not None
+    done = researcher.snakemake(*shlex.split(command[1]), **own_source(researcher))
+    assert any(job.rule == "train" and job.inputs for job in jobs_of(done.text))
+
+
 def test_the_study_of_the_readme_is_the_demo_shortened(config_copy: Path) -> None:
     block = re.search(r"^```yaml\n# config/studies/demo.yaml, shortened\n(.*?)^```$", read("README.md"), re.M | re.S)
     assert block is not None

@@ -1,0 +1,67 @@
+"""What the documents say about the keys of config files, and the lines of Python that they offer for them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
+
+from pipeline.grid import tile_of_grid, web_mercator_grid
+from pipeline.schema import LandcoverConfig, LandcoverService, LandcoverVector
+from tests.support.project import FILE_BLOCK, ROOT
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def yaml(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def test_the_schema_that_the_page_names_knows_every_file_of_the_page() -> None:
+    """Editors take a part of config/schema.json by the folder of the file."""
+    page, whole = read("docs/your-region.md"), json.loads(read("config/schema.json"))
+    assert "$schema=../schema.json#/regions" in page
+    files = [(Path(name).parts[1], yaml(text)) for name, text in FILE_BLOCK.findall(page)]
+    assert {folder for folder, _ in files} == {"regions", "studies", "recipes", "classes"}
+    for folder, content in files:
+        assert f"#/{folder}`" in page
+        assert list(Draft202012Validator({**whole, "$ref": f"#/{folder}"}).iter_errors(content)) == []
+
+
+def test_the_box_and_the_gaps_of_a_folder_of_tiles(tmp_path: Path) -> None:
+    """A folder with 3 of 2 by 3 tiles; the page's lines give the box of just these."""
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```$", read("docs/data-sources.md"), re.M | re.S))
+    left, top = 619_000, 523_000
+    for x, y in ((0, 0), (1, 0), (1, 2)):
+        path = tmp_path / f"data/kampala/source/tiles/20/{left + x}/{top + y}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = yaml(done.stdout)
+    grid = web_mercator_grid(tuple(said["bbox"]), 20, 8192)
+    assert (grid.width, grid.height) == (2 * 256, 3 * 256)
+    assert tile_of_grid(grid, 20) == (left * 256, top * 256)
+    assert said["max_missing"] == 0.5
+
+
+def test_the_keys_of_land_covers_are_those_of_the_models() -> None:
+    table = read("docs/data-sources.md").partition("The keys of a land cover:")[2].partition("\nA file of")[0]
+    listed = {
+        (kind, key)
+        for keys, kinds in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", table, re.M)
+        for key in re.findall(r"`(\w+)`", keys)
+        for kind in (("raster", "vector", "arcgis") if kinds == "all" else re.findall(r"`(\w+)`", kinds))
+        if key != "key"
+    }
+    models = {"raster": LandcoverConfig, "vector": LandcoverVector, "arcgis": LandcoverService}
+    assert listed == {(kind, key) for kind, model in models.items() for key in model.model_fields} - {
+        (kind, "kind") for kind in models
+    }
