@@ -27,13 +27,8 @@ from pipeline.files import read_json
 from pipeline.names import is_name
 
 PROJECT = Path(__file__).resolve().parents[2]
-ONLY_TILES: dict[str, Any] = {
-    "demo": None,
-    "truth": None,
-    "osm": None,
-    "landcover": {},
-    "splits": {},
-}  # of the demo's sources
+# the demo with no sources but its tiles
+ONLY_TILES: dict[str, Any] = {"demo": None, "truth": None, "osm": None, "landcover": {}, "splits": {}}
 
 
 @pytest.fixture

@@ -59,9 +59,6 @@ def test_the_keys_of_land_covers_are_those_of_the_models() -> None:
         for keys, kinds in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", table, re.M)
         for key in re.findall(r"`(\w+)`", keys)
         for kind in (("raster", "vector", "arcgis") if kinds == "all" else re.findall(r"`(\w+)`", kinds))
-        if key != "key"
     }
     models = {"raster": LandcoverConfig, "vector": LandcoverVector, "arcgis": LandcoverService}
-    assert listed == {(kind, key) for kind, model in models.items() for key in model.model_fields} - {
-        (kind, "kind") for kind in models
-    }
+    assert listed == {(kind, key) for kind, model in models.items() for key in model.model_fields if key != "kind"}
