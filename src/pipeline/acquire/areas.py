@@ -50,7 +50,13 @@ class Batch:
 
 
 class Areas:
-    """Prepared polygons on the grid. Equal for blocks of any size."""
+    """Prepared polygons on the grid. Equal for blocks of any size.
+
+    Attributes:
+        box: what their source covers (west, south, east, north; degrees), None where that is not known.
+    """
+
+    box: Box | None = None
 
     def __init__(self, prepared: Path, grid: Grid) -> None:
         self._prepared, self._grid = prepared, grid
@@ -82,7 +88,9 @@ class Areas:
 
 
 class NoAreas:
-    """No polygon in the region."""
+    """No polygon in the region; `box` as of `Areas`."""
+
+    box: Box | None = None
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
         """No data, uint16 [height, width]."""

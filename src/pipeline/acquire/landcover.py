@@ -20,7 +20,10 @@ from pipeline.acquire.landcover_raster import local_cover, remote_covers
 from pipeline.acquire.landcover_service import service_cover
 from pipeline.acquire.landcover_vector import vector_cover
 from pipeline.acquire.legend import Codes, Legend, shown
+from pipeline.acquire.osm_box import grid_box
 from pipeline.acquire.shards import GDAL_OPTIONS
+from pipeline.acquire.views import box_text
+from pipeline.acquire.world import Box
 from pipeline.command import Log
 from pipeline.config import IGNORE, ClassScheme, LandcoverConfig
 from pipeline.errors import DataError
@@ -33,6 +36,10 @@ BLOCK_PX = 2048
 
 class Blocks(Protocol):
     """A land cover on the grid."""
+
+    @property
+    def box(self) -> Box | None:
+        """What it covers (west, south, east, north; degrees), None where that is not known."""
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
         """Codes of a `Legend` under a window of the grid, uint16 [height, width]."""
@@ -93,7 +100,9 @@ def warp_landcover(
             _read_back(temporary, profile, colours, painted)
         except RasterioError as error:
             raise DataError(f"{out}: cannot be written ({_one_line(error)}); is the disk full?") from None
-        legend.check(config.max_unmapped, total, f"{tuple(round(v, 6) for v in grid.bounds)} ({grid.crs[:60]})")
+        if legend.empty:
+            raise DataError(f"{place}: has no data in the region {_apart(grid, cover.box)}")
+        legend.check(config.max_unmapped, total)
     found = {
         "source": place.rpartition("/")[2],
         "kind": getattr(config, "kind", "raster"),
@@ -105,6 +114,12 @@ def warp_landcover(
     write_json(summary, found)
     _report(found, place, total, log)
     return found
+
+
+def _apart(grid: Grid, covered: Box | None) -> str:
+    """Where the region and the land cover lie, in degrees."""
+    reach = "" if covered is None else f"; it covers {box_text(covered)}"
+    return f"{box_text(grid_box(grid))} (west, south, east, north){reach}"
 
 
 def _place(name: str, config: LandcoverSection) -> str:

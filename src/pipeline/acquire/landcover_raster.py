@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pyproj import CRS
 from rasterio.enums import ColorInterp
+from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from pipeline.acquire.answer import NotThere
@@ -20,8 +21,8 @@ from pipeline.acquire.fetch import Fetcher
 from pipeline.acquire.http import Policy
 from pipeline.acquire.legend import Codes, Legend, key_of
 from pipeline.acquire.nearest import PixelMap, Pixels
-from pipeline.acquire.views import checked_crs
-from pipeline.acquire.world import boxes_in
+from pipeline.acquire.views import box_of, checked_crs
+from pipeline.acquire.world import Box, boxes_in
 from pipeline.command import Log
 from pipeline.config import LandcoverConfig
 from pipeline.errors import DataError
@@ -43,6 +44,14 @@ class Cover:
         crs = checked_crs(raster, place)
         self._map = PixelMap(grid, crs, raster.transform, raster.height, raster.width)
         self._alpha = next((i for i, kind in enumerate(raster.colorinterp, 1) if kind == ColorInterp.alpha), None)
+
+    @property
+    def box(self) -> Box | None:
+        """What the raster covers (west, south, east, north; degrees), None where that cannot be said."""
+        try:
+            return box_of(self._raster)
+        except CRSError:
+            return None
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
         """Codes under a window of the grid, uint16 [height, width]; 0 without data or beyond the raster."""
@@ -94,6 +103,16 @@ class Covers:
 
     def __init__(self, covers: list[Cover]) -> None:
         self._covers = covers
+
+    @property
+    def box(self) -> Box | None:
+        """The box around all of them (west, south, east, north; degrees), None where one's cannot be said."""
+        boxes = [cover.box for cover in self._covers]
+        known = [box for box in boxes if box is not None]
+        if not known or len(known) < len(boxes):
+            return None
+        west, south, east, north = zip(*known, strict=True)
+        return min(west), min(south), max(east), max(north)
 
     def codes(self, row: int, col: int, height: int, width: int) -> Codes:
         """Codes under a window of the grid, uint16 [height, width]; 0 where no raster has data."""

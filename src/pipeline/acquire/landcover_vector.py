@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyogrio
 import shapely
-from pyproj import CRS
-from pyproj.exceptions import CRSError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
 
 from pipeline.acquire.areas import FILE_ERRORS, Areas, Batch, NoAreas, prepared_areas
 from pipeline.acquire.landcover_raster import file_facts
@@ -47,6 +48,7 @@ def vector_cover(
     crs = _crs(config, layer, info)
     batches = _batches(config, layer, boxes_in(grid, crs))
     with prepared_areas(batches, crs, grid, legend, scratch) as (areas, counts):
+        areas.box = _box(info["total_bounds"], crs)
         yield areas, {**file_facts(path), "layer": layer, "field": config.field, **counts}
 
 
@@ -81,6 +83,17 @@ def _crs(config: LandcoverVector, layer: str, info: dict[str, Any]) -> CRS:
             "ogr2ogr -a_srs EPSG:<code>"
         )
     return crs
+
+
+def _box(bounds: tuple[float, float, float, float] | None, crs: CRS) -> Box | None:
+    """The bounds of a layer (left, bottom, right, top) in degrees; None where the file or the projection has none."""
+    if bounds is None:
+        return None
+    try:
+        found: Box = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform_bounds(*bounds)
+    except ProjError:
+        return None
+    return found if all(map(math.isfinite, found)) else None
 
 
 def _batches(config: LandcoverVector, layer: str, boxes: list[Box]) -> Iterator[Batch]:

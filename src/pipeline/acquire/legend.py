@@ -118,10 +118,13 @@ class Legend:
         classes: npt.NDArray[np.uint8] = self._table[codes]
         return classes
 
-    def check(self, limit: float, total: int, where: str) -> None:
-        """DataError when nothing was painted, or the share of unmapped values in `total` pixels is above `limit`."""
-        if not self._pixels[NO_DATA + 1 :].any():
-            raise DataError(f"{self._place}: has no data in the region {where}")
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel was painted."""
+        return not self._pixels[NO_DATA + 1 :].any()
+
+    def check(self, limit: float, total: int) -> None:
+        """DataError when the share of unmapped values in `total` pixels is above `limit`."""
         unmapped = self.unmapped(total)
         share = sum(entry["pixels"] for entry in unmapped) / total
         if share <= limit:

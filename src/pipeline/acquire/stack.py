@@ -13,7 +13,7 @@ from pipeline.acquire.cog import Opened, opened
 from pipeline.acquire.fetch import Fetcher
 from pipeline.acquire.rows import FileRow
 from pipeline.acquire.shards import Pixels, Valid
-from pipeline.acquire.views import View, checked_crs, overview_level, reaches, views_of
+from pipeline.acquire.views import View, box_of, box_text, checked_crs, overview_level, reaches, views_of
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from pipeline.grid import Grid
@@ -104,11 +104,11 @@ class Stack:
         return not self.outside(grid)
 
     def outside(self, grid: Grid) -> str:
-        """The first file that does not overlap `grid`, and what it covers; "" when all do."""
+        """The first file that does not overlap `grid`, and what it covers, in degrees; "" when all do."""
         for name, found in zip(self.names, self._files, strict=True):
             if not reaches(found.raster, name, grid):
-                bounds = [round(side, 6) for side in found.raster.bounds]
-                return f"{name}, which covers {bounds} in {found.raster.crs.to_string()[:60]},"
+                box = box_of(found.raster)
+                return name if box is None else f"{name}, which covers {box_text(box)} (west, south, east, north),"
         return ""
 
     def read(self, row_px: int, col_px: int, height: int, width: int) -> tuple[Pixels, Valid]:

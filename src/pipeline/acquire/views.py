@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from pipeline.acquire.osm_box import grid_box
 from pipeline.acquire.shards import Pixels, Valid
-from pipeline.acquire.world import world_width
+from pipeline.acquire.world import Box, world_width
 from pipeline.errors import DataError
 from pipeline.grid import Grid
 
@@ -60,13 +60,25 @@ def reaches(raster: Any, place: str, grid: Grid) -> bool:
     DataError when no transformation leads to the grid.
     """
     try:
-        west, south, east, north = transform_bounds(raster.crs, CRS.from_epsg(4326), *raster.bounds)
+        box = box_of(raster)
         pyproj.Transformer.from_crs(raster.crs.to_wkt(), grid.crs)
     except (CRSError, pyproj.exceptions.ProjError) as error:
         raise DataError(f"{place}: cannot be brought to {grid.crs[:60]} ({error})") from None
+    return box is None or boxes_overlap(box, grid_box(grid))
+
+
+def box_of(raster: Any) -> Box | None:
+    """What the raster covers (west, south, east, north; degrees); None where that cannot be said."""
+    try:
+        found: Box = transform_bounds(raster.crs, CRS.from_epsg(4326), *raster.bounds)
     except RasterioError:
-        return True
-    return boxes_overlap((west, south, east, north), grid_box(grid))
+        return None
+    return found
+
+
+def box_text(box: Box) -> str:
+    """A box (west, south, east, north; degrees) as lines for people show it."""
+    return f"[{', '.join(f'{side:.6f}' for side in box)}]"
 
 
 def overview_level(raster: Any, grid: Grid) -> int | None:
@@ -102,7 +114,7 @@ def _steps(
     return east, south
 
 
-def boxes_overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def boxes_overlap(one: Box, other: Box) -> bool:
     """Whether two boxes (west, south, east, north; degrees) overlap; west > east or east > 180 crosses 180 degrees."""
     if not all(map(math.isfinite, (*one, *other))):
         return True

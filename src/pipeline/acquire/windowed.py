@@ -20,12 +20,13 @@ from pipeline.acquire.osm_box import grid_box
 from pipeline.acquire.rows import FileRow
 from pipeline.acquire.shards import BLOCK_PX, Pixels, Valid, write_shard
 from pipeline.acquire.stack import Stack, Taken
-from pipeline.acquire.views import boxes_overlap
+from pipeline.acquire.views import box_text, boxes_overlap
 from pipeline.command import Log
 from pipeline.errors import DataError, DownloadError
 from pipeline.grid import Grid, Shard
 from pipeline.sources._base import Asked, SourceFile, WindowedSource
 
+MOSTLY = 0.5  # share of a shard without imagery that a line warns of
 OPEN_STACKS = 16  # files of a mosaic that are open at once
 
 
@@ -106,6 +107,11 @@ class _Job:
             fetched = f", {(self.fetcher.received_bytes - received) / 1e6:.1f} MB fetched"
         files_text = f"{count} of {len(files)} files, " if len(files) > 1 else ""
         self.log(f"{self.label}: {files_text}{how}{fetched}, {share_missing:.1%} of the pixels without imagery")
+        if share_missing > MOSTLY:
+            self.log(
+                f"warning: {self.label}: {share_missing:.1%} of the shard is without imagery; check that the files of "
+                f"imagery.{self.name} cover the region's bbox"
+            )
         manifest = {
             "source": self.name,
             "kind": self.source.kind,
@@ -213,7 +219,8 @@ class _Mosaic:
             outside = outside or found
         others = f" (and {len(files) - 1} more files)" if len(files) > 1 else ""
         raise DataError(
-            f"imagery {self.job.name!r}: {outside}{others} lies outside the region; check the region's bbox"
+            f"imagery {self.job.name!r}: {outside}{others} lies outside the region "
+            f"{box_text(grid_box(self.job.grid))}; check the region's bbox"
         )
 
     def _stack(self, file: SourceFile) -> Stack | None:

@@ -141,7 +141,15 @@ def flat(path):
         (lambda path: path, "does not exist"),
         (lambda path: path.write_bytes(b"no raster"), "is not readable as a raster"),
         (lambda path: source(path, random_values(), crs=None), "no coordinate system"),
-        (lambda path: source(path, random_values(), west=20.0), "has no data in the region"),
+        (
+            lambda path: source(path, random_values(), west=20.0),
+            r"lc\.tif: has no data in the region \[8\.000000, 49\.99999\d, 8\.01001\d, 50\.006001\] "
+            r"\(west, south, east, north\); it covers \[20\.000000, 49\.998200, 20\.012000, 50\.007200\]$",
+        ),
+        (
+            lambda path: source(path, random_values(), crs="EPSG:32632", west=500_000.0, north=5_540_000.0),
+            r"has no data in the region \[8\.000000, .*; it covers \[9\.000000, 50\.01\d+, 9\.000000, 50\.01\d+\]$",
+        ),
         (lambda path: source(path, random_values(), nodata=10), "value 10 is the file's nodata"),
         (flat, "its pixels have no size"),
     ],

@@ -273,5 +273,10 @@ def test_a_token_goes_to_the_server_alone(tmp_path, monkeypatch, capsys):
 
 def test_nothing_in_the_region_is_one_line(tmp_path):
     service = FakeService([(1, "311", shapely.box(9, 50, 9.1, 50.1))])
-    with service.running(), pytest.raises(DataError, match="landcover 'cover': has no data in the region"):
+    with (
+        service.running(),
+        pytest.raises(
+            DataError, match=r"landcover 'cover': has no data in the region \[.*\] \(west, south, east, north\)$"
+        ),
+    ):
         warp(tmp_path, service_config(service))

@@ -91,6 +91,17 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, block_px):
     np.testing.assert_array_equal(pieces, one)
 
 
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
+def test_polygons_elsewhere_are_one_line_with_both_places_in_degrees(tmp_path, suffix):
+    frame = geopandas.GeoDataFrame({"use": ["a"]}, geometry=[shapely.box(9.5, 50.5, 9.75, 50.75)], crs=4326)
+    frame = frame if suffix == "geojson" else frame.to_crs(3857)
+    frame.to_file(tmp_path / f"cover.{suffix}")
+    words = r"\[8\.389993, .*north\); it covers \[9\.500000, 50\.500000, 9\.750000, 50\.750000\]"
+    with pytest.raises(DataError, match=rf"cover\.{suffix}: has no data in the region {words}"):
+        warp(tmp_path, tmp_path / f"cover.{suffix}")
+    nothing_left(tmp_path)
+
+
 def test_edges_on_pixel_centres_fall_alike_in_every_block(tmp_path, monkeypatch):
     grid = Grid("EPSG:32632", 450_000.0, 5_540_000.0, 10.0, 10.0, 200, 200, 10.0, 10.0, 8192)
     rng = np.random.default_rng(5)

@@ -168,6 +168,18 @@ def test_an_int16_raster_does_not_cover_a_larger_grid(tmp_path, log):
     assert (mask == 0).mean() == pytest.approx(manifest["share_missing"], abs=1e-6)
 
 
+@pytest.mark.parametrize(("wide", "warned"), [(99, True), (101, False)])
+def test_a_shard_mostly_without_imagery_is_warned_of(tmp_path, log, wide, warned):
+    path = write(tmp_path / "a.tif", noise(1, 100, wide))
+    grid = Grid(**{**raster_grid(path, None, 256).__dict__, "width": 200})
+    manifest = cut(tmp_path, path, log, grid)[0]
+    assert manifest["share_missing"] == pytest.approx(1 - wide / 200)
+    found = [line for line in log.lines if line.startswith("warning: ")]
+    assert len(found) == warned
+    if warned:
+        assert "aerial, shard r00c00: 50.5% of the shard is without imagery" in found[0] and "\n" not in found[0]
+
+
 def test_a_colour_table_is_refused(tmp_path, log):
     path = tmp_path / "a.tif"
     write(path, noise(1, 40, 50), photometric="PALETTE")
@@ -327,7 +339,10 @@ def test_a_source_that_does_not_fit_is_one_clear_line(tmp_path, log, warped_grid
     with pytest.raises(DataError, match="has no coordinate system"):
         cut(tmp_path, write(tmp_path / "a.tif", pixels, crs=None), log, warped_grid)
     far = write(tmp_path / "b.tif", pixels, transform=Affine(RES, 0, WEST, 0, -RES, NORTH - 90_000))
-    with pytest.raises(DataError, match="lies outside the region"):
+    words = (
+        r"b\.tif, which covers \[39\.0000.* \(west, south, east, north\), lies outside the region \[39\.001\d+, 36\.13"
+    )
+    with pytest.raises(DataError, match=words):
         cut(tmp_path, far, log, warped_grid)
     good = write(tmp_path / "c.tif", noise(1, 600, 600), tiled=True, blockxsize=256, blockysize=256, compress="deflate")
     grid = raster_grid(good, None, 256)
@@ -421,7 +436,9 @@ def test_a_stack_has_a_dtype_that_holds_all_bands(tmp_path, log, first, second, 
 def test_a_stack_whose_files_lie_apart_is_one_line(tmp_path, log):
     one = write(tmp_path / "a.tif", noise(1, 20, 20))
     two = write(tmp_path / "b.tif", noise(1, 20, 20), transform=Affine(RES, 0, WEST + 9000, 0, -RES, NORTH))
-    with pytest.raises(DataError, match=r"b\.tif, which covers .* lies outside the region"):
+    with pytest.raises(
+        DataError, match=r"b\.tif, which covers \[39\.10004\d, .* lies outside the region \[39\.000000, "
+    ):
         stack_of(tmp_path, [one, two], log, raster_grid(one, None, 256))
 
 
