@@ -201,8 +201,10 @@ def _report_gaps(found: dict[str, Any], log: Log) -> None:
             absent += [f"{layer} {values}"] if values else []
             continue
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts["left_out"].items())
-        why = f"its features there are left out ({reasons})" if reasons else "no feature of it lies there"
-        slip = f", and none has {values}" if reasons and values else ""
-        log(f"warning: {place}: layer {layer!r} painted nothing: {why}{slip}")
+        if not reasons:
+            log(f"{place}: layer {layer!r} painted nothing: no feature of it lies there")
+            continue
+        slip = f", and none has {values}" if values else ""
+        log(f"warning: {place}: layer {layer!r} painted nothing: its features there are left out ({reasons}){slip}")
     if absent:
         log(f"{place}: the recipe names what no feature there has: {'; '.join(absent)}")

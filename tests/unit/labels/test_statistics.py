@@ -241,7 +241,7 @@ def test_layers_that_painted_nothing_are_warned_of(folder, scheme):
     reasons = "its features there are left out (8 other tags, 4 tunnel), and none has surface=asfalt"
     assert lines[2:] == [
         f"warning: mine of place: layer 'roads' painted nothing: {reasons}",
-        "warning: mine of place: layer 'water' painted nothing: no feature of it lies there",
+        "mine of place: layer 'water' painted nothing: no feature of it lies there",
     ]
     edit_features(
         folder, [{"roads": {**roads, "painted": int(n == 2)}, "water": {**water, "painted": n}} for n in range(4)]
