@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from pipeline.command import Log
+from tests.support.loopback import serving
 
 FAULTS = ("429", "429_date", "500", "reset", "truncated", "truncated_close", "slow", "drip", "html", "empty")
 
@@ -74,35 +75,8 @@ class TileServer:
 
     @contextmanager
     def running(self) -> Iterator[TileServer]:
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-            wbufsize = -1
-
-            def do_GET(self) -> None:
-                owner.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def handle_error(self, *_: object) -> None:
-                pass
-
-        server = Server(("127.0.0.1", 0), Handler)
-        self.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with serving(self.answer) as self.port:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         z, x, y = handler.path.partition("?")[0].strip("/").partition(".")[0].split("/")

@@ -260,6 +260,7 @@ def test_a_server_without_ranges_is_begun_anew(files, fetcher, tmp_path):
     files.ranges = False
     files.fault = lambda asked, number: "truncated" if number == 0 else None
     fetcher.download(files.url("/a.bin"), tmp_path / "a.bin", sha256=hashlib.sha256(BODY).hexdigest())
+    assert (tmp_path / "a.bin").read_bytes() == BODY and len(files.asked) == 2
 
 
 @pytest.fixture
