@@ -66,6 +66,28 @@ def accepts_any(family: str, name: str) -> bool:
     return _signature(family, name).kwarg is not None
 
 
+def declared(family: str, name: str, constant: str, default: Any = None) -> Any:
+    """The literal value of a module-level constant of a variant, read without importing it; `default` without one.
+
+    Losses may declare TARGETS and OUTPUTS (what they need besides a mask and its logits), every variant SMALL (the
+    parameters under which its family's contract test makes it); see docs/adding-a-variant.md.
+    """
+    path = module_path(family, name)
+    for node in _tree(path).body:
+        if isinstance(node, ast.Assign):
+            named, value = [ast.unparse(target) for target in node.targets], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            named, value = [ast.unparse(node.target)], node.value
+        else:
+            continue
+        if constant in named:
+            try:
+                return ast.literal_eval(value)
+            except ValueError:
+                raise ConfigError(f"{_shown(path)}:{node.lineno}: {constant} must be a literal") from None
+    return default
+
+
 def load(family: str, name: str) -> ModuleType:
     """Import the module of variant `name` and return it."""
     module_path(family, name)

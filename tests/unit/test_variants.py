@@ -56,10 +56,24 @@ def test_signatures_read_equal_signatures_loaded(family: str) -> None:
         assert variants.module_path(family, name) == Path(inspect.getfile(variants.load(family, name)))
 
 
+def test_a_variant_declares_constants_as_literals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert variants.declared("models", "unet", "SMALL") == {"width": 4}
+    assert (
+        variants.declared("models", "unet", "NO_SUCH") is None and variants.declared("losses", "focal", "X", ()) == ()
+    )
+    monkeypatch.setattr(variants, "PACKAGE", tmp_path)
+    (tmp_path / "losses").mkdir()
+    text = 'TARGETS: tuple[str, ...] = ("distance",)\nSMALL = {"a": 2 * len("x")}\ndef build(*, a=1): ...\n'
+    (tmp_path / "losses" / "mine.py").write_text(text)
+    assert variants.declared("losses", "mine", "TARGETS") == ("distance",)
+    with pytest.raises(ConfigError, match=r"mine\.py:2: SMALL must be a literal"):
+        variants.declared("losses", "mine", "SMALL")
+
+
 def test_defaults_fill_what_the_config_leaves_out() -> None:
-    full = {"width": 8, "depth": 5, "dropout": 0.0, "bn_momentum": 0.01, "bn_eps": 1e-3}
-    assert variants.check("models", "unet", {"width": 8}, "x") == full
-    assert variants.check("losses", "jaccard", None, "x") == {"eps": 1e-5}
+    full = variants.check("models", "unet", {"width": 8}, "x")
+    assert full["width"] == 8 and full["depth"] == 5 and full.keys() == variants.parameters("models", "unet").keys()
+    assert variants.check("losses", "jaccard", None, "x") == {"eps": 1e-5, "class_weights": None, "ignore_index": 255}
     passed = variants.check("models", "smp", {"decoder_channels": [8, 4]}, "x")
     assert passed == {"arch": "Unet", "encoder": "resnet34", "weights": None, "decoder_channels": [8, 4]}
 

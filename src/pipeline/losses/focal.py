@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,10 +10,17 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import ConfigError
-from pipeline.losses.target import prepare
+from pipeline.losses.target import IGNORE, check_weights, prepare, weights_of
 
 
-def build(*, alpha: float = 0.25, gamma: float = 2.0, reduction: Literal["classes", "pixels"] = "classes") -> nn.Module:
+def build(
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: Literal["classes", "pixels"] = "classes",
+    class_weights: list[float] | None = None,
+    ignore_index: int = 255,
+) -> nn.Module:
     """Focal loss FL = mean of −α (1 − p)^γ log p over the pixels that count, p the probability of the true class.
 
     With C > 1 classes p comes from a softmax and α weighs every class alike. With one logit p comes from a sigmoid,
@@ -23,30 +31,42 @@ def build(*, alpha: float = 0.25, gamma: float = 2.0, reduction: Literal["classe
         gamma: focusing exponent γ, 0 or more; 0 gives α times the cross entropy.
         reduction: ``classes`` is the report's mean over batch, pixels and classes, of which all but the true class
             contribute 0, that is 1/C of the mean over pixels; ``pixels`` is the mean over batch and pixels.
+        class_weights: a weight per class (two for one logit, background first): each pixel takes its true class's,
+            and the mean over pixels is the weighted one. None weighs all alike.
+        ignore_index: one more value of the target that is ignored, besides 255.
 
     Raises:
-        ConfigError: when α or γ is out of range.
+        ConfigError: when α, γ or a weight is out of range.
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"loss focal: alpha {alpha} is not between 0 and 1")
     if gamma < 0:
         raise ConfigError(f"loss focal: gamma {gamma} is below 0")
-    return Focal(alpha, gamma, reduction)
+    return Focal(alpha, gamma, reduction, check_weights("focal", class_weights), ignore_index)
 
 
 class Focal(nn.Module):
     """The module behind `build`."""
 
-    def __init__(self, alpha: float, gamma: float, reduction: str) -> None:
+    def __init__(
+        self,
+        alpha: float,
+        gamma: float,
+        reduction: str,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int = IGNORE,
+    ) -> None:
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
         self.reduction = reduction
+        self.class_weights = class_weights
+        self.ignore_index = ignore_index
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
         with torch.autocast(logits.device.type, enabled=False):
-            logits, target, valid = prepare(logits, target)
+            logits, target, valid = prepare(logits, target, self.ignore_index)
             if logits.shape[1] == 1:
                 positive = target == 1
                 score = logits.squeeze(1)
@@ -58,5 +78,10 @@ class Focal(nn.Module):
             # 1 - p from log p keeps its digits near p = 1; the floor keeps the slope finite there when gamma < 1
             rest = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
             loss = (-weight * rest**self.gamma * log_p).masked_fill(~valid, 0.0)
-            mean = loss.sum() / valid.sum().clamp_min(1)
+            share = valid.to(loss.dtype)
+            weights = weights_of("focal", self.class_weights, logits.shape[1], loss, per_pixel=True)
+            if weights is not None:
+                share = share * weights[target]
+            total = share.sum()
+            mean = (loss * share).sum() / total.masked_fill(total == 0, 1)
             return mean / logits.shape[1] if self.reduction == "classes" else mean

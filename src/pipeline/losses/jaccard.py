@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.losses.target import prepare
+from pipeline.losses.target import IGNORE, check_weights, mean_over_classes, probabilities, weights_of
 
 
-def build(*, eps: float = 1e-5) -> nn.Module:
+def build(*, eps: float = 1e-5, class_weights: list[float] | None = None, ignore_index: int = 255) -> nn.Module:
     """Jaccard loss 1 − (1/C) Σ_c (I_c + ε) / (U_c + ε).
 
     I_c = Σ p_c y_c and U_c = Σ p_c + Σ y_c − I_c run over all pixels of the batch that count; p is the softmax (the
@@ -17,35 +19,33 @@ def build(*, eps: float = 1e-5) -> nn.Module:
 
     Args:
         eps: ε, above 0.
+        class_weights: a weight per class for the mean over classes; None weighs all alike.
+        ignore_index: one more value of the target that is ignored, besides 255.
 
     Raises:
-        ConfigError: when ε is not above 0.
+        ConfigError: when ε is not above 0 or a weight is below 0.
     """
     if eps <= 0:
         raise ConfigError(f"loss jaccard: eps {eps} is not above 0")
-    return Jaccard(eps)
+    return Jaccard(eps, check_weights("jaccard", class_weights), ignore_index)
 
 
 class Jaccard(nn.Module):
     """The module behind `build`."""
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, eps: float, class_weights: Sequence[float] | None = None, ignore_index: int = IGNORE) -> None:
         super().__init__()
         self.eps = eps
+        self.class_weights = class_weights
+        self.ignore_index = ignore_index
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
         with torch.autocast(logits.device.type, enabled=False):
-            logits, target, valid = prepare(logits, target)
-            mask = valid.unsqueeze(1)
-            if logits.shape[1] == 1:
-                probability = logits.sigmoid()
-                truth = target.unsqueeze(1).to(probability.dtype) * mask
-            else:
-                probability = logits.softmax(dim=1)
-                truth = torch.zeros_like(probability).scatter_(1, target.unsqueeze(1), mask.to(probability.dtype))
-            probability = probability.masked_fill(~mask, 0.0)
+            probability, truth, _ = probabilities(logits, target, self.ignore_index)
             pixels = (0, 2, 3)
             intersection = (probability * truth).sum(pixels)
             union = probability.sum(pixels) + truth.sum(pixels) - intersection
-            return 1 - ((intersection + self.eps) / (union + self.eps)).mean()
+            scores = (intersection + self.eps) / (union + self.eps)
+            weights = weights_of("jaccard", self.class_weights, logits.shape[1], scores, per_pixel=False)
+            return 1 - mean_over_classes(scores, weights)

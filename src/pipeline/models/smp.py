@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from torch import nn
 
 from pipeline.errors import ConfigError, RunError, choices
 from pipeline.models import _smp
+
+SMALL = {"encoder": "mobilenet_v2"}
 
 
 def build(
@@ -66,7 +69,7 @@ def build(
     except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AssertionError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"model smp: {arch} with encoder {encoder!r} cannot be made: {text}") from error
-    network.register_forward_pre_hook(_check_size)
+    network.register_forward_pre_hook(functools.partial(_check_image, in_channels))
     return network
 
 
@@ -108,8 +111,10 @@ def _place_by_hand(encoder: str, weights: str) -> str:
     )
 
 
-def _check_size(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    height, width = inputs[0].shape[-2:]
+def _check_image(in_channels: int, network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    bands, height, width = inputs[0].shape[1:]
+    if bands != in_channels:
+        raise RunError(f"model smp: the image has {bands} bands, the network was made for {in_channels}")
     stride: int = network.encoder.output_stride  # type: ignore[union-attr,assignment]
     if network.requires_divisible_input_shape and (height % stride or width % stride):
         raise RunError(

@@ -7,7 +7,9 @@ import itertools
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, RunError
+from pipeline.models._common import check_common, check_image, initialise
+
+SMALL = {"width": 4}
 
 
 def build(
@@ -39,12 +41,7 @@ def build(
         ConfigError: when a parameter is out of range.
         RunError: (when called) for an image whose size or bands do not fit.
     """
-    if width < 1 or depth < 1:
-        raise ConfigError(f"model unet: width {width} and depth {depth} must be 1 or more")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model unet: dropout {dropout} is not in 0 to below 1")
-    if not 0 < bn_momentum <= 1 or bn_eps <= 0:
-        raise ConfigError(f"model unet: bn_momentum {bn_momentum} must be in 0 to 1, bn_eps {bn_eps} above 0")
+    check_common("unet", width=width, depth=depth, dropout=dropout, bn_momentum=bn_momentum, bn_eps=bn_eps)
     return UNet(in_channels, classes, width, depth, dropout, bn_momentum, bn_eps)
 
 
@@ -75,25 +72,11 @@ class UNet(nn.Module):
         )
         self.decoder = nn.ModuleList(block(2 * a, a) for a, _ in reversed(pairs))
         self.head = nn.Conv2d(width, classes, 1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_normal_(self.head.weight)
+        initialise(self, self.head)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits [N, classes, H, W] of images [N, in_channels, H, W]."""
-        bands, height, width = image.shape[1:]
-        if bands != self.in_channels:
-            raise RunError(f"model unet: the image has {bands} bands, the network was made for {self.in_channels}")
-        if height % self.stride_px or width % self.stride_px:
-            raise RunError(
-                f"model unet: image size {height} × {width} px is no multiple of {self.stride_px}; "
-                "change the chip's size or take a smaller depth"
-            )
+        check_image("unet", image, self.in_channels, self.stride_px, "take a smaller depth")
         skips: list[torch.Tensor] = []
         x = self.encoder[0](image)
         for level in self.encoder[1:]:

@@ -1,15 +1,18 @@
-"""What every network promises, whatever its file."""
+"""What every network promises, whatever its file.
+
+A network's own file may declare SMALL: parameters of a copy small enough for these tests.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import models, variants
-from pipeline.errors import ConfigError
-
-SMALL = {"unet": {"width": 4}, "smp": {"encoder": "mobilenet_v2"}}
+from pipeline.errors import ConfigError, RunError
 
 
 @pytest.fixture(params=variants.names("models"))
@@ -19,7 +22,19 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def make(name: str, seed: int = 0, **sizes: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return models.create(name, **sizes, **SMALL.get(name, {}))
+    return models.create(name, **sizes, **variants.declared("models", name, "SMALL", {}))
+
+
+def mask_of(outputs: Any) -> torch.Tensor:
+    """The mask's logits: all that most networks give, the first of a multi-task one's dict."""
+    if isinstance(outputs, dict):
+        assert next(iter(outputs)) == "mask"
+        return outputs["mask"]
+    return outputs
+
+
+def all_of(outputs: Any) -> list[torch.Tensor]:
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
 class TestEveryModel:
@@ -27,23 +42,59 @@ class TestEveryModel:
     def test_logits_have_the_image_size(self, name: str, bands: int, classes: int) -> None:
         network = make(name, in_channels=bands, classes=classes).eval()
         with torch.no_grad():
-            assert network(torch.rand(2, bands, 64, 96)).shape == (2, classes, 64, 96)
+            assert mask_of(network(torch.rand(2, bands, 64, 96))).shape == (2, classes, 64, 96)
+
+    def test_a_size_that_does_not_fit_is_padded_or_one_line(self, name: str) -> None:
+        network = make(name).eval()
+        for height, width in ((63, 64), (50, 70)):
+            try:
+                with torch.no_grad():
+                    shape = mask_of(network(torch.rand(1, 3, height, width))).shape
+            except RunError as error:
+                assert f"{height} × {width}" in str(error) and name in str(error) and "\n" not in str(error)
+            else:
+                assert shape == (1, 4, height, width)
+
+    def test_wrong_bands_are_one_line(self, name: str) -> None:
+        with pytest.raises(RunError, match=rf"model {name}: .*5 bands.*3") as caught:
+            make(name)(torch.rand(1, 5, 64, 64))
+        assert "\n" not in str(caught.value)
 
     def test_every_parameter_learns(self, name: str) -> None:
         network = make(name).train()
-        (network(torch.rand(2, 3, 64, 64)) ** 2).mean().backward()
+        sum((output**2).mean() for output in all_of(network(torch.rand(2, 3, 64, 64)))).backward()
         for key, parameter in network.named_parameters():
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
 
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_few_steps_lower_the_loss(self, name: str, precision: str) -> None:
+        """Two classes told apart by brightness; batch norm in training mode, autocast as the engine does it."""
+        network = make(name, classes=2).train()
+        dark = torch.zeros(2, 64, 64, dtype=torch.int64)
+        dark[:, :, 32:] = 1
+        images = dark.unsqueeze(1) + torch.zeros(2, 3, 64, 64) + 0.1 * torch.randn(2, 3, 64, 64)
+        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(6):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                logits = mask_of(network(images))
+            loss = torch.nn.functional.cross_entropy(logits.float(), dark)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < 0.9 * losses[0] and all(torch.isfinite(torch.tensor(losses)))
+
     def test_logits_are_no_probabilities(self, name: str) -> None:
-        logits = make(name).train()(torch.randn(2, 3, 64, 64) * 10)
+        logits = mask_of(make(name).train()(torch.randn(2, 3, 64, 64) * 10))
         assert logits.min() < 0 and not torch.allclose(logits.sum(1), torch.ones(()))
 
     def test_chips_do_not_see_each_other_in_eval_mode(self, name: str) -> None:
         network, images = make(name).eval(), torch.rand(2, 3, 64, 64)
         with torch.no_grad():
-            together, alone = network(images), network(images[:1])
-        torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+            together, alone = all_of(network(images)), all_of(network(images[:1]))
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one[:1], other, atol=1e-5, rtol=1e-4)
 
     def test_the_seed_decides_the_weights(self, name: str) -> None:
         first, again, other = (make(name, seed).state_dict() for seed in (1, 1, 2))
@@ -57,13 +108,15 @@ class TestEveryModel:
         copy = make(name, seed=9)
         copy.load_state_dict(load_file(tmp_path / "weights.safetensors"), strict=True)
         with torch.no_grad():
-            assert torch.equal(copy.eval()(images), network.eval()(images))
+            pairs = zip(all_of(copy.eval()(images)), all_of(network.eval()(images)), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
 
     def test_channels_last_gives_the_same(self, name: str) -> None:
         network, images = make(name).eval(), torch.rand(2, 3, 64, 64)
         with torch.no_grad():
-            plain = network(images)
+            plain = mask_of(network(images))
             last = network.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+            last = mask_of(last)
         torch.testing.assert_close(last, plain, atol=1e-4, rtol=1e-3)
 
     def test_unknown_parameter_is_one_line(self, name: str) -> None:
