@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,11 +52,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study and all its runs, networks first."""
+    """A study, all its runs, networks first, and its further metrics, each as ``{"name": …, "params": …}``."""
 
     name: str
     config: StudyConfig
     runs: list[Run]
+    metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
 @functools.cache
@@ -86,7 +87,7 @@ def expand_runs(name: str, root: Path = Path("config"), rules: Path = Path("rule
         )
         for key, spec in specs.items()
     ]
-    return Study(name, config, runs)
+    return Study(name, config, runs, _metrics(config, place, root))
 
 
 def run_id(spec: Spec) -> str:
@@ -169,6 +170,23 @@ def _check_select(config: StudyConfig, losses: list[dict[str, Any]], place: str)
         raise ConfigError(
             f"{place}: select: val_loss does not compare between different losses, here {', '.join(shown)}; {others}"
         )
+
+
+def _metrics(config: StudyConfig, place: str, root: Path) -> list[dict[str, Any]]:
+    """The study's further metrics with all parameters; classes that one leaves out must be every region's."""
+    found = []
+    for raw in config.metrics:
+        name, params = entry_of(raw, f"{place}: metrics")
+        params = variants.check("metrics", name, params, f"{place}: metrics")
+        for region in config.data.region:
+            classes = load_classes(load_region(region, root).classes, root).names
+            for label in params.get("leave_out") or []:
+                if label not in classes:
+                    raise ConfigError(
+                        f"{place}: metrics: {name}.leave_out: no class {label!r}; {choices(label, classes)}"
+                    )
+        found.append({"name": name, "params": params})
+    return found
 
 
 def _only_landcover(region: str, root: Path, place: str) -> str:

@@ -70,6 +70,13 @@ class StudyConfig(Section):
         default_factory=list, description="names of rules/variants, or {name: {parameter: value}}"
     )
     select: Score = Field("val_mean_iou", description="validation score that picks the checkpoint and the best run")
+    metrics: list[Any] = Field(
+        default_factory=list,
+        description="further scores, files of src/pipeline/metrics: names, or {name: {parameter: value}}",
+    )
+    last_epochs: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="add the median of every validation score over the last k epochs of a run"
+    )
 
 
 class MainConfig(Section):
