@@ -107,11 +107,16 @@ def minimal(spec: Spec) -> Spec:
     for family, part in (("models", "model"), ("losses", "loss")):
         if part in spec:
             defaults = _defaults(spec["kind"], family, spec[part]["name"])
-            params = {k: v for k, v in spec[part]["params"].items() if k not in defaults or defaults[k] != v}
+            params = {k: v for k, v in spec[part]["params"].items() if k not in defaults or _differ(defaults[k], v)}
             short[part] = {"name": spec[part]["name"], "params": params}
     if "train" in spec:
         short["train"] = {k: v for k, v in spec["train"].items() if k not in FROZEN_TRAIN or FROZEN_TRAIN[k] != v}
     return short
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values are different in JSON, which knows no tuples."""
+    return canonical_json(one) != canonical_json(other)
 
 
 def _defaults(kind: str, family: str, name: str) -> dict[str, Any]:
@@ -125,20 +130,9 @@ def _product(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def entry_of(raw: Any, place: str) -> tuple[str, dict[str, Any]]:
-    """(name, parameters) of a list entry: ``name`` or ``{name: {parameter: value}}``."""
-    if isinstance(raw, str):
-        return raw, {}
-    if isinstance(raw, dict) and len(raw) == 1:
-        ((name, params),) = raw.items()
-        if isinstance(name, str) and (params is None or isinstance(params, dict)):
-            return name, dict(params or {})
-    raise ConfigError(f"{place}: {raw!r} is neither a name nor {{name: {{parameter: value}}}}")
-
-
 def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model: Any, loss: Any) -> Iterator[Spec]:
-    model_name, model_params = entry_of(model, f"{place}: models")
-    loss_name, loss_params = entry_of(loss, f"{place}: losses")
+    model_name, model_params = variants.entry_of(model, f"{place}: models")
+    loss_name, loss_params = variants.entry_of(loss, f"{place}: losses")
     train = config.train
     for where, params in ((f"models.{model_name}", model_params), (f"losses.{loss_name}", loss_params)):
         override = params.pop("train", None)
@@ -176,7 +170,7 @@ def _metrics(config: StudyConfig, place: str, root: Path) -> list[dict[str, Any]
     """The study's further metrics with all parameters; classes that one leaves out must be every region's."""
     found = []
     for raw in config.metrics:
-        name, params = entry_of(raw, f"{place}: metrics")
+        name, params = variants.entry_of(raw, f"{place}: metrics")
         params = variants.check("metrics", name, params, f"{place}: metrics")
         for region in config.data.region:
             classes = load_classes(load_region(region, root).classes, root).names
@@ -197,7 +191,7 @@ def _only_landcover(region: str, root: Path, place: str) -> str:
 
 
 def _baseline_spec(raw: Any, data: dict[str, Any], seed: int, rules: Path, root: Path, place: str) -> Spec:
-    name, params = entry_of(raw, place)
+    name, params = variants.entry_of(raw, place)
     known = sorted(path.stem for path in rules.glob("*.smk"))
     if name not in known:
         raise ConfigError(f"{place}: no rule {name!r} in {rules}; {choices(name, known)}")

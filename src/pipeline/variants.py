@@ -127,17 +127,59 @@ def check(family: str, name: Any, params: dict[str, Any] | None, place: str) -> 
         else:
             raise ConfigError(f"{place}: {noun} {name!r} has no parameter {key!r}; {choices(str(key), declared)}")
         check_json(resolved[key], f"{place}: {noun} {name!r}: {key}")
-    if (PACKAGE / family / f"_{name}.py").is_file():
-        _check_further(family, name, resolved, place)
-    return resolved
-
-
-def _check_further(family: str, name: str, params: dict[str, Any], place: str) -> None:
-    """What a signature cannot say: a variant may have a light module ``_<name>.py`` with ``check(**params)``."""
+    light = _light(family, name)
+    if light is None:
+        return resolved
     try:
-        importlib.import_module(f"pipeline.{family}._{name}").check(**params)
+        replaced: dict[str, Any] | None = light.check(**resolved)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
+    return resolved if replaced is None else replaced
+
+
+def entry_of(raw: Any, place: str) -> tuple[str, dict[str, Any]]:
+    """(name, parameters) of a list entry: ``name`` or ``{name: {parameter: value}}``."""
+    if isinstance(raw, str):
+        return raw, {}
+    if isinstance(raw, dict) and len(raw) == 1:
+        ((name, params),) = raw.items()
+        if isinstance(name, str) and (params is None or isinstance(params, dict)):
+            return name, dict(params or {})
+    raise ConfigError(f"{place}: {raw!r} is neither a name nor {{name: {{parameter: value}}}}")
+
+
+def used(family: str, name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+    """(family, name) of a variant and of all that its parameters name, as the terms of a weighted sum are.
+
+    Args:
+        family: one of `FAMILIES`.
+        name: the variant.
+        params: its parameters; those left out take their defaults.
+    """
+    found = [(family, name)]
+    uses = getattr(_light(family, name), "uses", None)
+    if uses is not None:
+        for inner, its in uses(**{**parameters(family, name), **params}):
+            found += used(family, inner, its)
+    return list(dict.fromkeys(found))
+
+
+def files_of(spec: dict[str, Any]) -> list[Path]:
+    """The files of all variants that a run's spec names; a rule of a researcher's own has none."""
+    parts = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
+    chosen = [(family, spec[part]["name"], spec[part]["params"]) for family, part in parts]
+    known = [one for one in chosen if one[1] in names(one[0])]
+    return [module_path(*variant) for one in known for variant in used(*one)]
+
+
+def _light(family: str, name: str) -> ModuleType | None:
+    """The light module ``_<name>.py`` of a variant, which says what its signature cannot, where there is one.
+
+    Its ``check(**params)`` raises ConfigError for values that do not fit, and may return the parameters in a form of
+    its own; its ``uses(**params)``, if any, gives (name, params) of variants of the same family that it makes.
+    """
+    there = (PACKAGE / family / f"_{name}.py").is_file()
+    return importlib.import_module(f"pipeline.{family}._{name}") if there else None
 
 
 def check_json(value: Any, place: str) -> None:

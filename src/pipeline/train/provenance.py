@@ -48,8 +48,5 @@ def run_code_hash(script: Path, spec: dict[str, Any]) -> str:
     """Hash of all code that `script` executes for a run, its variants included."""
     from pipeline import variants
 
-    families = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
-    named = [(family, spec[part]["name"]) for family, part in families]
-    chosen = [variants.module_path(family, name) for family, name in named if name in variants.names(family)]
-    files = variants.closure(script, chosen)
+    files = variants.closure(script, variants.files_of(spec))
     return code_hash(path if path.is_absolute() else variants.PROJECT / path for path in files)
