@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def class_profile(grid: Grid, shard: Shard, nodata: int | None) -> dict[str, Any
         "photometric": "palette",
         "bigtiff": "if_safer",
     }
+
+
+def keeps(raster: Any, profile: dict[str, Any], colours: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether an open raster, read back, has the place, nodata and colours that it was written with.
+
+    GDAL tells of no error that it meets while closing a file. Of colours red, green and blue count: the palette of a
+    GeoTIFF has no alpha.
+    """
+    placed = bool(raster.crs) and raster.crs == profile["crs"] and raster.transform == profile["transform"]
+    if not placed or raster.nodata != profile["nodata"]:
+        return False
+    try:
+        table = raster.colormap(1)
+    except ValueError:
+        return False
+    return all(table.get(index, ())[:3] == colour[:3] for index, colour in colours.items())
 
 
 def lies_on(raster: Any, grid: Grid) -> bool:

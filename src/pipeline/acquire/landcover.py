@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from pipeline.acquire.class_raster import class_profile as class_profile
+from pipeline.acquire.class_raster import keeps
 from pipeline.acquire.class_raster import read_colour_table as read_colour_table
 from pipeline.acquire.landcover_raster import local_cover, remote_covers
 from pipeline.acquire.landcover_service import service_cover
@@ -163,8 +164,7 @@ def _read_back(path: Path, profile: dict[str, Any], colours: dict[int, Any], pai
         found = 0
         for window in _windows(raster):
             found = _crc(raster.read(1, window=window), found)
-        placed = bool(raster.crs) and raster.transform == profile["transform"] and raster.nodata == profile["nodata"]
-        if found != painted or not placed or not colours.items() <= raster.colormap(1).items():
+        if found != painted or not keeps(raster, profile, colours):
             raise RasterioError("what was written does not read back")
 
 

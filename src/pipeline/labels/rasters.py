@@ -14,7 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from pipeline.acquire.class_raster import class_profile
+from pipeline.acquire.class_raster import class_profile, keeps
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
 from pipeline.grid import Grid, Shard
@@ -104,7 +104,7 @@ def open_rasters(
                 writers.append(RasterWriter(target, file, shard))
             yield writers
         for writer, file, temporary in zip(writers, files, temporaries, strict=True):
-            _check(temporary, file.path, grid, shard, writer.sha256)
+            _check(temporary, file, grid, shard, writer.sha256)
 
 
 @contextmanager
@@ -125,14 +125,15 @@ def _writable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be written ({text}); is there space on the disk?") from None
 
 
-def _check(temporary: Path, path: Path, grid: Grid, shard: Shard, sha256: str) -> None:
-    digest = hashlib.sha256()
+def _check(temporary: Path, file: RasterFile, grid: Grid, shard: Shard, sha256: str) -> None:
+    digest, kept = hashlib.sha256(), False
     try:
         with rasterio.open(temporary) as raster:
+            kept = keeps(raster, class_profile(grid, shard, file.nodata), file.colours)
             for band in bands_of(grid, shard):
                 window = Window(0, band.row_px - shard.row_px, band.width, band.height)
                 digest.update(raster.read(1, window=window).data)
     except rasterio.errors.RasterioError:
         pass  # damaged: the digest tells
-    if digest.hexdigest() != sha256:
-        raise DataError(f"{path}: what was written cannot be read back; is there space on the disk?")
+    if not kept or digest.hexdigest() != sha256:
+        raise DataError(f"{file.path}: what was written cannot be read back; is there space on the disk?")

@@ -162,6 +162,25 @@ def test_an_error_between_bands_leaves_what_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif"]
 
 
+@pytest.mark.parametrize("lost", ["crs", "transform", "nodata", "colours"])
+def test_a_header_that_did_not_reach_the_disk(tmp_path, monkeypatch, lost):
+    """Right pixels alone do not make the file: GDAL writes its header when it closes it."""
+    opened = rasterio.open
+
+    def without(path, mode="r", **profile):
+        target = opened(path, mode, **{key: value for key, value in profile.items() if mode == "r" or key != lost})
+        if mode == "w" and lost == "colours":
+            monkeypatch.setattr(rasterio.io.DatasetWriter, "write_colormap", lambda *_: None)
+        return target
+
+    monkeypatch.setattr(rasterio, "open", without)
+    file = RasterFile(tmp_path / "a.tif", {0: (9, 8, 7, 255)}, nodata=255)
+    band = np.zeros((WHOLE.height, WHOLE.width), dtype=np.uint8)
+    with pytest.raises(DataError, match="cannot be read back"), open_rasters([file], GRID, WHOLE) as (writer,):
+        writer.write(WHOLE, band)
+    assert not list(tmp_path.iterdir())
+
+
 def test_rasters_carry_place_colours_and_tags(tmp_path):
     file = RasterFile(tmp_path / "a.tif", {3: (1, 2, 3, 255)}, {"layers": json.dumps(["none"])}, nodata=255)
     with open_rasters([file], GRID, WHOLE, threads=2) as (writer,):
