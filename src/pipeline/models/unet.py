@@ -1,13 +1,16 @@
-"""U-Net (Ronneberger et al. 2015) with batch norm, as the Frankfurt report built it."""
+"""U-Net (Ronneberger et al. 2015) with batch norm, as the Frankfurt report built it, and the Mars report's options."""
 
 from __future__ import annotations
 
-import itertools
+from typing import Literal
 
 import torch
 from torch import nn
 
+from pipeline.errors import ConfigError
+from pipeline.models._blocks import Norm, check_batch
 from pipeline.models._common import check_common, check_image, initialise
+from pipeline.models._paths import Design, Paths, check_design, outputs
 
 SMALL = {"width": 4}
 
@@ -21,6 +24,16 @@ def build(
     dropout: float = 0.0,
     bn_momentum: float = 0.01,
     bn_eps: float = 1e-3,
+    dropout_at: Literal["all", "deep"] = "all",
+    residual: bool = False,
+    se_levels: int = 0,
+    se_ratio: int = 16,
+    bottleneck: Literal["block", "dilated", "pyramid", "aspp"] = "block",
+    dilation: int = 2,
+    aspp_rates: list[int] = [6, 12, 18],  # noqa: B006 (a literal for the config, never changed)
+    attention: bool = False,
+    deep_supervision: bool = False,
+    up: Literal["transposed", "nearest"] = "transposed",
 ) -> nn.Module:
     """U-Net: 31,045,636 trainable parameters with the defaults, 3 bands and 4 classes.
 
@@ -28,61 +41,79 @@ def build(
     conv-BN-ReLU with half the channels, then the skip, first in the concatenation. Every convolution has a bias.
     Convolutions start He-normal (std √(2 / fan in)), biases at zero, the last 1×1 convolution Glorot-normal.
 
+    The Mars report's is ``{dropout: 0.5, dropout_at: deep, residual: true, se_levels: 2, bottleneck: dilated}``, the
+    medical thesis's plain one ``{up: nearest}``.
+
     Args:
         in_channels: bands of the image.
         classes: logits per pixel.
         width: channels of the first level; level i has width · 2^i.
         depth: levels, 1 or more; height and width of the image must be multiples of 2^(depth − 1) px.
-        dropout: share of values dropped at the end of every block, encoder and decoder; 0 to below 1.
+        dropout: share of values dropped at the end of blocks; 0 to below 1.
         bn_momentum: share of the newest batch in the running statistics (1 − the momentum of Keras).
         bn_eps: ε of the batch norm.
+        dropout_at: ``all`` blocks of encoder and decoder, or the ``deep`` ones: the bottleneck (the deepest level) and
+            the encoder's two levels above it.
+        residual: blocks are residual: ReLU(conv-BN-ReLU-conv-BN of x + shortcut), the shortcut x itself or a 1×1
+            conv-BN where the channels change.
+        se_levels: squeeze-and-excite in so many of the deepest levels of encoder and decoder, the bottleneck not
+            counted; 0 to depth − 1.
+        se_ratio: channels over those of the squeeze.
+        bottleneck: the deepest level: ``block`` as everywhere; ``dilated``, the same with dilated convolutions;
+            ``pyramid`` pooling (Zhao et al. 2017) or ``aspp``, an atrous spatial pyramid (Chen et al. 2017), in the
+            block's place.
+        dilation: of both convolutions of the dilated bottleneck.
+        aspp_rates: dilations of the atrous pyramid's 3×3 convolutions, in pixels of its map.
+        attention: additive attention gates (Oktay et al. 2018) on the skips, driven by the level below.
+        deep_supervision: in training mode give a dict: "mask", then "aux_1", … from a 1×1 convolution of each decoder
+            level below full size, finest first, resized to it bilinearly. In eval mode the mask's logits alone.
+        up: ``transposed`` 2×2 convolutions, or ``nearest`` neighbours and a 3×3 convolution.
 
     Raises:
         ConfigError: when a parameter is out of range.
-        RunError: (when called) for an image whose size or bands do not fit.
+        RunError: (when called) for an image whose size or bands do not fit, or a batch of one whose coarsest map is
+            one pixel, in training mode.
     """
     check_common("unet", width=width, depth=depth, dropout=dropout, bn_momentum=bn_momentum, bn_eps=bn_eps)
-    return UNet(in_channels, classes, width, depth, dropout, bn_momentum, bn_eps)
+    check_design("unet", depth=depth, se_levels=se_levels, se_ratio=se_ratio, dilation=dilation, rates=aspp_rates)
+    if deep_supervision and depth < 3:
+        raise ConfigError(f"model unet: deep_supervision needs decoder levels below full size, depth 3, not {depth}")
+    design = Design(
+        width=width,
+        depth=depth,
+        norm=Norm(bn_momentum, bn_eps),
+        dropout=dropout,
+        dropout_at=dropout_at,
+        residual=residual,
+        se_levels=se_levels,
+        se_ratio=se_ratio,
+        bottleneck=bottleneck,
+        dilation=dilation,
+        aspp_rates=tuple(aspp_rates),
+        attention=attention,
+        up=up,
+    )
+    return UNet(in_channels, classes, design, deep_supervision)
 
 
-class UNet(nn.Module):
+class UNet(Paths):
     """The module behind `build`: images [N, in_channels, H, W] to logits [N, classes, H, W]."""
 
-    def __init__(
-        self, in_channels: int, classes: int, width: int, depth: int, dropout: float, bn_momentum: float, bn_eps: float
-    ) -> None:
-        super().__init__()
-
-        def norm_relu(channels: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum), nn.ReLU(inplace=True)]
-
-        def block(before: int, after: int) -> nn.Sequential:
-            first = [nn.Conv2d(before, after, 3, padding=1), *norm_relu(after)]
-            second = [nn.Conv2d(after, after, 3, padding=1), *norm_relu(after)]
-            return nn.Sequential(*first, *second, *([nn.Dropout(dropout)] if dropout else []))
-
-        channels = [width * 2**level for level in range(depth)]
-        pairs = list(itertools.pairwise(channels))
+    def __init__(self, in_channels: int, classes: int, design: Design, deep_supervision: bool) -> None:
+        super().__init__(in_channels, design)
         self.in_channels = in_channels
-        self.stride_px = 2 ** (depth - 1)
-        self.pool = nn.MaxPool2d(2)
-        self.encoder = nn.ModuleList(block(a, b) for a, b in zip([in_channels, *channels], channels, strict=False))
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.ConvTranspose2d(b, a, 2, stride=2), *norm_relu(a)) for a, b in reversed(pairs)
-        )
-        self.decoder = nn.ModuleList(block(2 * a, a) for a, _ in reversed(pairs))
-        self.head = nn.Conv2d(width, classes, 1)
-        initialise(self, self.head)
+        self.stride_px = 2 ** (design.depth - 1)
+        self.head = nn.Conv2d(design.width, classes, 1)
+        coarse = range(1, design.depth - 1) if deep_supervision else ()
+        self.aux = nn.ModuleList(nn.Conv2d(design.channels(level), classes, 1) for level in coarse)
+        initialise(self, self.head, *self.aux)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, classes, H, W] of images [N, in_channels, H, W]."""
+    def forward(self, image: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return logits [N, classes, H, W] of images [N, in_channels, H, W], in training a dict of them if so built."""
         check_image("unet", image, self.in_channels, self.stride_px, "take a smaller depth")
-        skips: list[torch.Tensor] = []
-        x = self.encoder[0](image)
-        for level in self.encoder[1:]:
-            skips.append(x)
-            x = level(self.pool(x))
-        for up, level in zip(self.up, self.decoder, strict=True):
-            x = level(torch.cat([skips.pop(), up(x)], dim=1))
-        logits: torch.Tensor = self.head(x)
-        return logits
+        check_batch("unet", image, self.stride_px, self.training)
+        *_, last = decoded = self.features(image).decoded
+        mask: torch.Tensor = self.head(last)
+        if not (self.training and len(self.aux)):
+            return mask
+        return outputs(mask, [aux(x) for aux, x in zip(self.aux, reversed(decoded[1:-1]), strict=True)])
