@@ -195,6 +195,51 @@ class DiceFamily(nn.Module):
             return mean_over_counted(loss, mask)
 
 
+class Tversky(nn.Module):
+    """(1 − Tversky index)^γ of a network's logits: the module of the losses `tversky` and `focal_tversky`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        alpha: float,
+        beta: float,
+        gamma: float,
+        per: Per,
+        eps: float,
+        class_weights: Sequence[float] | None,
+        ignore_index: int,
+    ) -> None:
+        super().__init__()
+        if alpha < 0 or beta < 0 or alpha + beta == 0:
+            raise ConfigError(
+                f"loss {name}: alpha {alpha} and beta {beta} must be 0 or more and not both 0; alpha weighs false "
+                "negatives, beta false positives"
+            )
+        self.name = name
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = check_positive(name, "gamma", gamma)
+        self.per: Per = per
+        self.eps = check_positive(name, "eps", eps)
+        self.class_weights = check_weights(name, class_weights)
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
+        with torch.autocast(logits.device.type, enabled=False):
+            probability, truth, mask = probabilities(logits, target, self.ignore_index)
+            counts = soft_counts(probability, truth, mask, self.per)
+            miss = self.alpha * counts.fn + self.beta * counts.fp
+            loss = miss / (counts.tp + miss + self.eps)
+            if self.gamma != 1:
+                # below γ = 1 the slope is infinite at 0: there the gradient is 0, as it is for γ > 1
+                floor = torch.finfo(loss.dtype).tiny
+                loss = torch.where(loss > floor, loss.clamp_min(floor) ** self.gamma, 0.0)
+            weights = weights_of(self.name, self.class_weights, logits.shape[1], loss, per_pixel=False)
+            return mean_over_counted(mean_over_classes(loss, weights), mask)
+
+
 def _sum(values: torch.Tensor, mask: torch.Tensor | None, per: Per) -> torch.Tensor:
     """Sums over the pixels that count: [N, C] per sample, [1, C] per batch."""
     if mask is not None:
