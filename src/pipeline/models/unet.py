@@ -114,6 +114,6 @@ class UNet(Paths):
         check_batch("unet", image, self.stride_px, self.training)
         *_, last = decoded = self.features(image).decoded
         mask: torch.Tensor = self.head(last)
-        if not (self.training and len(self.aux)):
+        if not (self.training and self.aux):
             return mask
         return outputs(mask, [aux(x) for aux, x in zip(self.aux, reversed(decoded[1:-1]), strict=True)])
