@@ -106,23 +106,13 @@ def minimal(spec: Spec) -> Spec:
     short["data"] = {key: value for key, value in spec["data"].items() if FROZEN_DATA.get(key, ...) != value}
     for family, part in (("models", "model"), ("losses", "loss")):
         if part in spec:
-            defaults = _defaults(spec["kind"], family, spec[part]["name"])
-            params = {k: v for k, v in spec[part]["params"].items() if k not in defaults or _differ(defaults[k], v)}
-            short[part] = {"name": spec[part]["name"], "params": params}
+            name, params = spec[part]["name"], spec[part]["params"]
+            home = family if spec["kind"] == "run" else "baselines"
+            known = name in variants.names(home)
+            short[part] = {"name": name, "params": variants.shortest(home, name, params) if known else dict(params)}
     if "train" in spec:
         short["train"] = {k: v for k, v in spec["train"].items() if k not in FROZEN_TRAIN or FROZEN_TRAIN[k] != v}
     return short
-
-
-def _differ(one: Any, other: Any) -> bool:
-    """Whether two values are different in JSON, which knows no tuples."""
-    return canonical_json(one) != canonical_json(other)
-
-
-def _defaults(kind: str, family: str, name: str) -> dict[str, Any]:
-    if kind != "run":
-        return variants.parameters("baselines", name) if name in variants.names("baselines") else {}
-    return variants.parameters(family, name)
 
 
 def _product(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:

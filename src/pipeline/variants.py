@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import ConfigError, choices
+from pipeline.files import canonical_json
 from pipeline.names import is_name, no_name
 
 PACKAGE = Path(__file__).resolve().parent
@@ -162,6 +163,12 @@ def used(family: str, name: str, params: dict[str, Any]) -> list[tuple[str, str]
         for inner, its in uses(**{**parameters(family, name), **params}):
             found += used(family, inner, its)
     return list(dict.fromkeys(found))
+
+
+def shortest(family: str, name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """`params` without those at the defaults of variant `name`; JSON, where tuples are lists, tells which are."""
+    defaults = parameters(family, name)
+    return {k: v for k, v in params.items() if k not in defaults or canonical_json(defaults[k]) != canonical_json(v)}
 
 
 def files_of(spec: dict[str, Any]) -> list[Path]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import variants
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class Needs(NamedTuple):
+    """What a loss needs besides a mask's logits and the mask: names of further outputs and of extra targets."""
+
+    outputs: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 def create(name: str, **params: Any) -> nn.Module:
@@ -20,7 +27,7 @@ def create(name: str, **params: Any) -> nn.Module:
     Returns:
         A module from (logits [N, C, H, W] float, target [N, H, W] int64) to a scalar, at least float32. C = 1 is
         binary: one logit, target 0 or 1. Target 255 is ignored; where nothing else is left the loss is 0 with zero
-        gradient.
+        gradient. A loss that `needs` more takes dicts with "mask" first instead.
 
     Raises:
         ConfigError: for an unknown loss or parameter, or a wrong value.
@@ -28,3 +35,16 @@ def create(name: str, **params: Any) -> nn.Module:
     resolved = variants.check("losses", name, params, "losses.create")
     loss: nn.Module = variants.load("losses", name).build(**resolved)
     return loss
+
+
+def needs(name: str, **params: Any) -> Needs:
+    """What loss `name` and the losses that its parameters name declare as OUTPUTS and TARGETS, without importing them.
+
+    Outputs come without "mask", which every network gives.
+    """
+    used = variants.used("losses", name, params)
+    outputs, targets = (
+        tuple(dict.fromkeys(key for variant in used for key in variants.declared(*variant, constant, ())))
+        for constant in ("OUTPUTS", "TARGETS")
+    )
+    return Needs(tuple(key for key in outputs if key != "mask"), targets)

@@ -42,7 +42,7 @@ def dressed(name: str, logits: torch.Tensor, target: torch.Tensor) -> tuple[Tens
         onehot = torch.nn.functional.one_hot(known.clamp_max(channels - 1), channels).movedim(-1, 1).to(logits.dtype)
 
     def fit(tensor: torch.Tensor, key: str) -> torch.Tensor:
-        return torch.cat([tensor] * 3, dim=1)[:, :3] if key == "colour" else tensor
+        return tensor.repeat(1, 3, 1, 1)[:, :3] if key == "colour" else tensor
 
     heads = {key: fit(logits, key) for key in outputs if key != "mask"}
     targets = {key: fit(onehot, key) for key in variants.declared("losses", name, "TARGETS", ())}

@@ -63,7 +63,7 @@ class TestEveryLoss:
         if classes == 1:
             right = (known.float() * 2 - 1).unsqueeze(1) * 10
         else:
-            right = torch.nn.functional.one_hot(known, classes).permute(0, 3, 1, 2).float() * 10
+            right = (torch.nn.functional.one_hot(known, classes).permute(0, 3, 1, 2) * 2.0 - 1) * 10  # sigmoids too
         good, even, bad = (loss_of(name, logits, target) for logits in (right, right * 0, -right))
         assert good < even and good < bad
         assert good < 0.05 * bad or says(name, "SIGNED")
