@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import RunError
+from pipeline.metrics import _counts
 
 if TYPE_CHECKING:
     import torch
 
 IGNORE = 255
+CACHE_PX = 1 << 17
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Array = np.ndarray[Any, Any]
@@ -65,18 +67,42 @@ def confusion_counts_torch(
     if truth.shape != predicted.shape or truth.ndim != 3:
         shapes = f"truth {list(truth.shape)} and prediction {list(predicted.shape)}"
         raise RunError(f"confusion: {shapes} are not both [N, H, W]")
-    chips = truth.shape[0]
-    rows, columns = truth.long(), predicted.long()
-    valid = rows != ignore
-    for name, values in (("truth", rows), ("prediction", columns)):
-        if bool((valid & ((values < 0) | (values >= classes))).any()):
-            inside = values[valid]
-            raise _beyond(name, int(inside.min()), int(inside.max()), classes)
-    chip = torch.arange(chips, device=truth.device).view(-1, 1, 1)
-    cell = (chip * classes + rows) * classes + columns
-    cells = chips * classes**2
-    counts = torch.bincount(cell.masked_fill(~valid, cells).flatten(), minlength=cells + 1)
-    return counts[:cells].view(chips, classes, classes)
+    step = len(truth)
+    if truth.device.type == "cpu":  # a few chips at a time stay in the processor's cache
+        step = CACHE_PX // max(1, truth.shape[1] * truth.shape[2])
+    step = max(1, step)
+    starts = range(0, max(1, len(truth)), step)
+    tables = torch.cat([_tables(truth[at : at + step], predicted[at : at + step], classes, ignore) for at in starts])
+    counts = tables[:, :classes, :classes]
+    if bool((tables[:, : classes + 1].sum() - counts.sum()) > 0):
+        valid = truth != ignore
+        for name, values in (("truth", truth[valid].long()), ("prediction", predicted[valid].long())):
+            if not 0 <= int(values.min()) <= int(values.max()) < classes:
+                raise _beyond(name, int(values.min()), int(values.max()), classes)
+    return counts.contiguous()
+
+
+def _tables(truth: torch.Tensor, predicted: torch.Tensor, classes: int, ignore: int) -> torch.Tensor:
+    """Counts [N, C + 2, C + 1] of chips: index C is any class outside 0 to C − 1, row C + 1 the ignored pixels."""
+    import torch
+
+    chips, cells = len(truth), (classes + 2) * (classes + 1)
+    dtype = torch.uint8 if chips * cells <= 256 else torch.int32 if chips * cells < 2**31 else torch.int64
+    rows = _codes(truth, classes, dtype).masked_fill_(truth == ignore, classes + 1)
+    cell = rows.mul_(classes + 1).add_(_codes(predicted, classes, dtype))
+    if chips > 1:
+        cell += torch.arange(0, chips * cells, cells, dtype=dtype, device=cell.device).view(-1, 1, 1)
+    return torch.bincount(cell.flatten(), minlength=chips * cells).view(chips, classes + 2, classes + 1)
+
+
+def _codes(values: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
+    """A copy in which everything outside 0 to C − 1 is C."""
+    import torch
+
+    if not values.dtype.is_signed:
+        return values.clamp(max=min(classes, torch.iinfo(values.dtype).max)).to(dtype)
+    codes = values.clamp(-1, classes).to(dtype)
+    return codes.clamp_(max=classes) if dtype == torch.uint8 else codes.masked_fill_(codes < 0, classes)
 
 
 def _beyond(name: str, low: int, high: int, classes: int) -> RunError:
@@ -87,7 +113,7 @@ def from_confusion(counts: Array) -> dict[str, float]:
     """Scores of confusion counts.
 
     With TP, FP and FN of class i: precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN),
-    IoU = TP / (TP + FP + FN); each is NaN where its denominator is 0.
+    IoU = TP / (TP + FP + FN); each is NaN where its denominator is 0. The files mcc.py and kappa.py have the others.
 
     Args:
         counts: [C, C] integers, rows truth.
@@ -96,44 +122,19 @@ def from_confusion(counts: Array) -> dict[str, float]:
         ``accuracy``, the share of right pixels; ``balanced_accuracy``, the mean recall over classes present in the
         truth; ``mean_iou`` and ``mean_f1`` over classes present in truth or prediction; ``absent``, the number of
         classes present in neither; ``pixels``, how many were counted; ``precision_<i>``, ``recall_<i>``, ``f1_<i>``
-        and ``iou_<i>`` for each class index. Without a single pixel all scores are NaN.
+        and ``iou_<i>`` for each class index; ``mcc``, Matthews' coefficient over all classes, ``kappa``, and
+        ``mcc_<i>`` of each class against the rest. Without a single pixel all scores are NaN.
 
     Raises:
         RunError: when `counts` is not a square matrix of counts.
     """
-    table = np.asarray(counts)
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or not np.issubdtype(table.dtype, np.integer):
-        raise RunError(f"confusion: expected integer counts [C, C], got {table.dtype} {list(table.shape)}")
-    if table.size and table.min() < 0:
-        raise RunError(f"confusion: counts must not be negative, got {table.min()}")
-    right = np.diag(table).astype(np.int64)
-    in_truth, in_prediction = table.sum(1, dtype=np.int64), table.sum(0, dtype=np.int64)
-    per_class = {
-        "precision": _ratio(right, in_prediction),
-        "recall": _ratio(right, in_truth),
-        "f1": _ratio(2 * right, in_truth + in_prediction),
-        "iou": _ratio(right, in_truth + in_prediction - right),
-    }
-    pixels = int(in_truth.sum())
-    scores: dict[str, float] = {
-        "accuracy": float(right.sum()) / pixels if pixels else float("nan"),
-        "balanced_accuracy": _mean_defined(per_class["recall"]),
-        "mean_iou": _mean_defined(per_class["iou"]),
-        "mean_f1": _mean_defined(per_class["f1"]),
-        "absent": int(((in_truth + in_prediction) == 0).sum()),
-        "pixels": pixels,
-    }
-    for name, values in per_class.items():
-        scores |= {f"{name}_{index}": float(value) for index, value in enumerate(values)}
-    return scores
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    ratio = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
-
-
-def _mean_defined(values: Array) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+    table = _counts.check_counts(counts)
+    _, in_truth, in_prediction = _counts.margins(table)
+    order = ("accuracy", "balanced_accuracy", "mean_iou", "mean_f1")
+    scores = {name: float(_counts.OVERALL[name](table)) for name in order}
+    scores |= {"absent": int(((in_truth + in_prediction) == 0).sum()), "pixels": int(in_truth.sum())}
+    classes = [str(index) for index in range(len(table))]
+    for part in ("precision", "recall", "f1", "iou"):
+        scores |= _counts.by_class(part, _counts.PER_CLASS[part](table), classes)
+    scores |= {name: float(_counts.OVERALL[name](table)) for name in ("mcc", "kappa")}
+    return scores | _counts.by_class("mcc", _counts.class_mcc(table), classes)

@@ -87,7 +87,7 @@ def test_absent_classes_do_not_count() -> None:
 def test_without_a_single_pixel_everything_is_undefined() -> None:
     scores = from_confusion(confusion_counts(np.full((4, 4), 255), np.zeros((4, 4), int), 3))
     assert scores.pop("pixels") == 0 and scores.pop("absent") == 3
-    assert len(scores) == 4 + 4 * 3 and all(math.isnan(value) for value in scores.values())
+    assert len(scores) == 6 + 5 * 3 and all(math.isnan(value) for value in scores.values())
     empty = confusion_counts_torch(torch.full((2, 3, 3), 255), torch.zeros(2, 3, 3, dtype=torch.long), 3)
     assert empty.shape == (2, 3, 3) and not empty.any()
     assert confusion_counts_torch(*[torch.zeros(0, 4, 4, dtype=torch.long)] * 2, 3).shape == (0, 3, 3)
@@ -138,7 +138,8 @@ def test_scores_of_any_counts(counts: np.ndarray) -> None:
         assert scores["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
         assert scores["mean_iou"] == pytest.approx(sk.jaccard_score(truth, predicted, labels=present, average="macro"))
     defined = [value for key, value in scores.items() if key not in ("absent", "pixels") and not math.isnan(value)]
-    assert all(0 <= value <= 1 for value in defined)
+    assert all(-1 <= value <= 1 for value in defined)
+    assert all(scores[key] >= 0 or math.isnan(scores[key]) for key in scores if "mcc" not in key and key != "kappa")
 
 
 def test_scores_do_not_load_torch() -> None:

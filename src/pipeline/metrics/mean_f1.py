@@ -1,0 +1,27 @@
+"""Mean F1 (Dice coefficient) over classes."""
+
+from __future__ import annotations
+
+from pipeline.metrics._counts import MeanOverClasses
+from pipeline.metrics._leave_out import checked
+
+NEEDS = "counts"
+
+
+def build(*, leave_out: list[str] | None = None) -> MeanOverClasses:
+    """Mean of F1_c = 2 TP / (2 TP + FP + FN) over the classes present in truth or prediction.
+
+    ResUNet-a's average F1 (its equation 10) leaves out the background: ``leave_out: [background]``.
+
+    Args:
+        leave_out: names of classes that the mean leaves out; ``mean_f1_without_<a>_<b>`` is then its name. Pixels of
+            these classes stay in the counts, as false positives and negatives of the others.
+
+    Returns:
+        A callable from counts [C, C] int64 (rows truth) and C names to ``mean_f1`` and ``f1_<class>``, NaN where
+        undefined.
+
+    Raises:
+        ConfigError: when a name is no text or stands twice.
+    """
+    return MeanOverClasses("mean_f1", "f1", checked("mean_f1", leave_out))
