@@ -41,6 +41,7 @@ class UShaped(nn.Module):
         encoder: modules from one level to the next, the finest first.
         decoder: modules of (level below, skip), the coarsest first.
         head: the last convolution.
+        way_out: what else to change where an image's size does not fit, such as ``take a smaller depth``.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class UShaped(nn.Module):
         encoder: Iterable[nn.Module],
         decoder: Iterable[nn.Module],
         head: nn.Conv2d,
+        way_out: str = "",
     ) -> None:
         super().__init__()
         self.model = model
         self.in_channels = in_channels
+        self.way_out = way_out
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(decoder)
         self.head = head
@@ -61,7 +64,7 @@ class UShaped(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits [N, classes, H, W] of images [N, in_channels, H, W]."""
         stride_px = 2 ** (len(self.encoder) - 1)
-        check_image(self.model, image, self.in_channels, stride_px)
+        check_image(self.model, image, self.in_channels, stride_px, self.way_out)
         check_batch(self.model, image, stride_px, self.training)
         levels: list[torch.Tensor] = []
         x = image
