@@ -33,7 +33,8 @@ def squared_distance(there: torch.Tensor) -> torch.Tensor:
     x = torch.arange(width, dtype=torch.float32, device=there.device)
     steps = (x.unsqueeze(1) - x).square_()
     found = torch.empty_like(columns)
-    for part, least in zip(columns.split(ROWS), found.split(ROWS), strict=True):
+    for first in range(0, len(columns), ROWS):
+        part, least = columns[first : first + ROWS], found[first : first + ROWS]
         through = torch.empty_like(part)
         torch.add(part[:, :1], steps[0], out=least)
         for column in range(1, width):
@@ -69,7 +70,7 @@ def signed_distance(mask: np.ndarray, classes: int) -> np.ndarray:
         [C, H, W] float32 in px, channel k of class k; one logit's only channel is of class 1.
     """
     labels = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.int64)
-    maps: np.ndarray = signed_maps(*_sides(labels.unsqueeze(0), labels.unsqueeze(0) != IGNORE, classes))[0].numpy()
+    maps: np.ndarray = signed_maps(*_sides(labels, labels != IGNORE, classes)).numpy()
     return maps
 
 
@@ -92,11 +93,16 @@ def split_target(
 
 
 def target_maps(labels: torch.Tensor, valid: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Signed distance maps of labels [N, H, W] int64 with their mask of pixels that count, shaped as `like`."""
-    return signed_maps(*_sides(labels, valid, like.shape[1])).to(like.dtype)
+    """Signed distance maps of labels [N, H, W] int64 with their mask [N, 1, H, W] bool of pixels that count.
+
+    Returns:
+        Maps of the shape and dtype of `like` [N, C, H, W]; see `signed_maps`.
+    """
+    return signed_maps(*_sides(labels.unsqueeze(1), valid, like.shape[1])).to(like.dtype)
 
 
 def _sides(labels: torch.Tensor, valid: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels inside and outside of each class, [..., C, H, W], of labels and mask [..., 1, H, W]."""
     first = 1 if channels == 1 else 0
-    own = labels.unsqueeze(1) == torch.arange(first, first + channels, device=labels.device).view(1, -1, 1, 1)
-    return own & valid.unsqueeze(1), ~own & valid.unsqueeze(1)
+    own = labels == torch.arange(first, first + channels, device=labels.device).view(-1, 1, 1)
+    return own & valid, ~own & valid
