@@ -40,7 +40,8 @@ def check(*, arch: str, encoder: str, weights: str | None, **kwargs: Any) -> Non
         if key in NO_LOGITS:
             raise ConfigError(f"model smp: {key!r} is not supported: the network must return logits alone")
         if key not in named and (encoder in known or key.startswith("_")):
-            raise ConfigError(f"model smp: {arch} has no parameter {key!r}; {choices(key, named)}")
+            own = ("arch", *OURS.values())
+            raise ConfigError(f"model smp: {arch} has no parameter {key!r}; {choices(key, [*own, *named])}")
 
 
 @functools.cache

@@ -5,6 +5,9 @@ A network's own file may declare SMALL: parameters of a copy small enough for th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import models, variants
 from pipeline.errors import ConfigError, RunError
+from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(params=variants.names("models"))
@@ -35,6 +39,16 @@ def mask_of(outputs: Any) -> torch.Tensor:
 
 def all_of(outputs: Any) -> list[torch.Tensor]:
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """As the engine trains on the CPU: an operation that has no deterministic form raises."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 class TestEveryModel:
@@ -101,7 +115,7 @@ class TestEveryModel:
         assert all(torch.equal(first[key], again[key]) for key in first)
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
-    def test_safetensors_round_trip_is_bit_equal(self, name: str, tmp_path) -> None:
+    def test_safetensors_round_trip_is_bit_equal(self, name: str, tmp_path: Path) -> None:
         network, images = make(name), torch.rand(2, 3, 64, 64)
         network.train()(images)  # running statistics must travel too
         save_file(network.state_dict(), tmp_path / "weights.safetensors")
@@ -110,6 +124,38 @@ class TestEveryModel:
         with torch.no_grad():
             pairs = zip(all_of(copy.eval()(images)), all_of(network.eval()(images)), strict=True)
             assert all(torch.equal(one, other) for one, other in pairs)
+
+    def test_a_checkpoint_of_a_training_in_channels_last_is_bit_equal(self, name: str, tmp_path: Path) -> None:
+        network = make(name, in_channels=5, classes=3).to(memory_format=torch.channels_last)
+        images = torch.rand(2, 5, 64, 64).to(memory_format=torch.channels_last)
+        network.train()(images)
+        params = variants.declared("models", name, "SMALL", {})
+        facts = {"model": {"name": name, "params": params}, "in_channels": 5, "classes": ["a", "b", "c"]}
+        save_checkpoint(tmp_path / "best.safetensors", network, facts)
+        copy, _ = load_checkpoint(tmp_path / "best.safetensors")
+        saved, loaded = network.state_dict(), copy.state_dict()
+        assert saved.keys() == loaded.keys() and all(torch.equal(saved[key], loaded[key]) for key in saved)
+
+    def test_a_step_is_a_function_of_the_seed(self, name: str) -> None:
+        """Forward and backward, bit by bit, by deterministic algorithms alone."""
+        gradients = []
+        with deterministic():
+            for _ in range(2):
+                network = make(name, seed=3, classes=2).to(memory_format=torch.channels_last).train()
+                torch.manual_seed(4)
+                images = torch.rand(2, 3, 64, 64).to(memory_format=torch.channels_last)
+                sum(output.float().square().mean() for output in all_of(network(images))).backward()
+                gradients.append([parameter.grad for parameter in network.parameters()])
+        assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+    def test_outputs_besides_the_mask_have_its_size_and_auxiliary_ones_are_for_training(self, name: str) -> None:
+        network, images = make(name), torch.rand(2, 3, 64, 64)
+        for mode in (True, False):
+            with torch.no_grad():
+                outputs = network.train(mode)(images)
+            assert all(output.shape[::2] == (2, 64) and output.shape[3] == 64 for output in all_of(outputs))
+            if isinstance(outputs, dict):
+                assert mode or not [key for key in outputs if key.startswith("aux_")]
 
     def test_channels_last_gives_the_same(self, name: str) -> None:
         network, images = make(name).eval(), torch.rand(2, 3, 64, 64)
