@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from pipeline import losses
 from pipeline.dataset.joined import join
+from pipeline.dataset.targets import ExtraTargets
 from pipeline.evaluate.counts import confusion_rows, write_confusion, write_predictions
 from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.metrics import from_confusion
 from pipeline.train.checkpoint import CHECKPOINTS, load_checkpoint
 from pipeline.train.inference import Scaler, score_chips
+from pipeline.train.objective import Objective
 
 
 def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
@@ -30,7 +31,9 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
     torch.set_num_threads(spec["train"]["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     joined = join(data, spec["data"])
-    loss = losses.create(spec["loss"]["name"], **spec["loss"]["params"])
+    objective = Objective(spec["loss"], spec["train"]["epochs"], device)
+    objective.for_validation()
+    extra = ExtraTargets(objective.derive, len(joined.classes))
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []
     with atomic_folder(run / "predictions") as folder:
@@ -40,8 +43,7 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             entry: dict[str, Any] = {"epoch": stored["epoch"]}
             for split in ("val", "test"):
-                rows = joined.rows[split]
-                outcome = score_chips(model, joined, rows, scaler, loss, keep=split == "test")
+                outcome = score_chips(model, joined, split, scaler, objective, extra, keep=split == "test")
                 scores = from_confusion(outcome.counts.sum(axis=0))
                 entry[split] = {
                     "loss": outcome.loss,
@@ -49,9 +51,9 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
                     "accuracy": scores["accuracy"],
                     "mean_iou": scores["mean_iou"],
                 }
-                parts.append(confusion_rows(rows.chip_ids, outcome.counts, split, path.stem))
+                parts.append(confusion_rows(joined.rows[split].chip_ids, outcome.counts, split, path.stem))
                 if outcome.predictions is not None:
-                    write_predictions(folder, f"test-{path.stem}", outcome.predictions, rows.chip_ids)
+                    write_predictions(folder, f"test-{path.stem}", outcome.predictions, joined.rows[split].chip_ids)
             metrics["checkpoints"][path.stem] = entry
             log(
                 f"{path.stem} (epoch {entry['epoch']}): test mean IoU {entry['test']['mean_iou']:.4f}, "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import variants
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,3 +50,22 @@ def needs(name: str, **params: Any) -> Needs:
         for constant in ("OUTPUTS", "TARGETS")
     )
     return Needs(tuple(key for key in outputs if key != "mask"), targets)
+
+
+def derivations(name: str, **params: Any) -> dict[str, Callable[..., Any]]:
+    """How the extra targets of loss `name` are derived: by name, the functions that its file lists as DERIVE.
+
+    Each takes an image [bands, H, W] in its dtype, its mask [H, W] uint8 (255: ignored) and the number of logits per
+    pixel, and gives [K, H, W] numbers.
+
+    Raises:
+        ConfigError: when a file declares a target in TARGETS and no function for it.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for family, own in variants.used("losses", name, params):
+        for target in variants.declared(family, own, "TARGETS", ()):
+            functions = getattr(variants.load(family, own), "DERIVE", {})
+            if target not in functions:
+                raise ConfigError(f"loss {own}: TARGETS has {target!r}, and DERIVE no function that derives it")
+            found[target] = functions[target]
+    return found

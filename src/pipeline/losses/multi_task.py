@@ -9,11 +9,17 @@ from torch import nn
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.losses._overlap import tanimoto
+from pipeline.losses._tasks import boundary, colour, distance
 from pipeline.losses.target import IGNORE, check_weights, probabilities, weights_of
 
 OUTPUTS = ("mask", "boundary", "distance", "colour")
 TARGETS = ("boundary", "distance", "colour")
 OWN_WEIGHTS = True
+DERIVE = {
+    "boundary": lambda image, mask, classes: boundary(mask, classes),
+    "distance": lambda image, mask, classes: distance(mask, classes),
+    "colour": lambda image, mask, classes: colour(image),
+}
 
 
 def build(

@@ -11,50 +11,43 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline import losses, models
-from pipeline.dataset.joined import Joined, Rows, data_hashes, join, scaling
+from pipeline import models
+from pipeline.dataset.joined import Joined, data_hashes, join, scaling
+from pipeline.dataset.targets import ExtraTargets, store_targets
 from pipeline.errors import RunError
 from pipeline.files import atomic_file, atomic_folder, canonical_json, read_json, write_json
 from pipeline.metrics import from_confusion
+from pipeline.train import state
 from pipeline.train.checkpoint import CHECKPOINTS, save_checkpoint
-from pipeline.train.inference import Scaler, main_logits, score_chips
+from pipeline.train.inference import Scaler, score_chips
 from pipeline.train.lock import run_lock
+from pipeline.train.objective import Objective
 from pipeline.train.provenance import environment
+from pipeline.train.weight_search import WeightSearch
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Spec = dict[str, Any]
 
 
 @dataclass
-class Progress:
-    """What a resumed run must know besides weights and optimiser."""
-
-    epoch: int = 0
-    bad_epochs: int = 0
-    best_loss: float = math.inf
-    best: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass
-class Trainer:
+class Trainer(state.Learner):
     """The pieces of one run in training."""
 
     spec: Spec
     joined: Joined
     scaler: Scaler
-    model: torch.nn.Module
-    loss: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    objective: Objective
+    search: WeightSearch | None
+    extra: ExtraTargets
     device: torch.device
     facts: dict[str, Any]
-    progress: Progress
     log: Callable[[str], None]
 
 
@@ -105,7 +98,7 @@ def _train(
 ) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.monotonic()
-    trainer = _prepare(spec, data, log)
+    trainer = _prepare(spec, hashes, data, work, log)
     facts = {
         "id": run,
         "kind": "run",
@@ -133,7 +126,7 @@ def _train(
     log(f"{trainer.progress.epoch} epochs, best {best}")
 
 
-def _prepare(spec: Spec, data: Path, log: Callable[[str], None]) -> Trainer:
+def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Callable[[str], None]) -> Trainer:
     torch.set_num_threads(spec["train"]["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -155,16 +148,20 @@ def _prepare(spec: Spec, data: Path, log: Callable[[str], None]) -> Trainer:
         "scale": scale,
         "chip_px": joined.images.chip_px,
     }
+    objective = Objective(spec["loss"], spec["train"]["epochs"], device)
+    made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     return Trainer(
+        model=model,
+        optimizer=_optimizer(model, spec["train"]),
+        progress=state.Progress(),
         spec=spec,
         joined=joined,
         scaler=Scaler.of(offset, scale, device),
-        model=model,
-        loss=losses.create(spec["loss"]["name"], **spec["loss"]["params"]).to(device),
-        optimizer=_optimizer(model, spec["train"]),
+        objective=objective,
+        search=WeightSearch.of(spec),
+        extra=store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log),
         device=device,
         facts=facts,
-        progress=Progress(),
         log=log,
     )
 
@@ -183,62 +180,50 @@ def _optimizer(model: torch.nn.Module, settings: dict[str, Any]) -> torch.optim.
 
 
 def _resume(trainer: Trainer, work: Path, fingerprint: str) -> bool:
-    """Load the last complete epoch from `work`; what belongs to another spec, data or code is discarded."""
-    state_file = work / "state.pt"
-    if not state_file.is_file():
+    """Take up the last complete epoch from `work`, and the weight search that was under way."""
+    found = state.load(work, fingerprint, trainer.log)
+    if found is None:
         return False
-    try:
-        state = torch.load(state_file, map_location=trainer.device, weights_only=True)
-        matches = state["fingerprint"] == fingerprint
-    except Exception as error:  # a damaged file: torch raises many kinds
-        trainer.log(f"the resume state of {work.name} is damaged ({type(error).__name__}): training from the start")
-        matches, state = False, None
-    else:
-        if not matches:
-            trainer.log(f"the resume state of {work.name} is of another spec, data or code: training from the start")
-    if not matches or state is None:
-        state_file.unlink()
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
-        return False
-    trainer.model.load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.progress = Progress(**state["progress"])
+    trainer.restore(found)
+    if trainer.search is not None:
+        trainer.search.resume(found["search"])
     trainer.log(f"resumed after epoch {trainer.progress.epoch}")
     return True
 
 
-def _save_state(trainer: Trainer, work: Path, fingerprint: str) -> None:
-    progress = trainer.progress
-    state = {
-        "fingerprint": fingerprint,
-        "model": trainer.model.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "progress": {name: getattr(progress, name) for name in progress.__dataclass_fields__},
-    }
-    with atomic_file(work / "state.pt") as temporary:
-        torch.save(state, temporary)
-
-
 def _fit(trainer: Trainer, work: Path, fingerprint: str) -> None:
-    settings, progress = trainer.spec["train"], trainer.progress
-    while progress.epoch < settings["epochs"] and progress.bad_epochs < settings["patience"]:
-        begin = time.monotonic()
-        train_loss = _train_epoch(trainer, progress.epoch)
-        row = {"epoch": progress.epoch + 1, "lr": trainer.optimizer.param_groups[0]["lr"], "train_loss": train_loss}
-        row |= _validate(trainer)
-        row["seconds"] = round(time.monotonic() - begin, 3)
+    settings, search = trainer.spec["train"], trainer.search
+    while trainer.progress.epoch < settings["epochs"] and trainer.progress.bad_epochs < settings["patience"]:
+        progress = trainer.progress
+        row = _epoch(trainer)
         progress.epoch += 1
         progress.history.append(row)
         for name, score in CHECKPOINTS.items():
             if row[score] > progress.best.get(name, -math.inf):
                 progress.best[name] = row[score]
                 facts = {**trainer.facts, "checkpoint": name, "epoch": progress.epoch, score: row[score]}
-                save_checkpoint(work / "checkpoints" / f"{name}.safetensors", trainer.model, facts)
+                save_checkpoint(work / progress.folder / f"{name}.safetensors", trainer.model, facts)
         improved = row["val_loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, row["val_loss"])
         progress.bad_epochs = 0 if improved else progress.bad_epochs + 1
-        _save_state(trainer, work, fingerprint)
+        found = search.advance(trainer, work) if search is not None else []
+        state.save(work, fingerprint, trainer, search.state() if search is not None else None)
         _say(trainer, row)
+        for line in found:
+            trainer.log(line)
+
+
+def _epoch(trainer: Trainer) -> dict[str, float]:
+    """Train and validate one epoch; returns its row of the history."""
+    begin, progress, objective = time.monotonic(), trainer.progress, trainer.objective
+    objective.on_epoch(progress.epoch, progress.loss_weight)
+    row = {"epoch": progress.epoch + 1, "lr": trainer.optimizer.param_groups[0]["lr"]}
+    if objective.changing_weight is not None:
+        row["loss_weight"] = objective.changing_weight
+    row["train_loss"] = _train_epoch(trainer, progress.epoch)
+    row |= _validate(trainer)
+    row["seconds"] = round(time.monotonic() - begin, 3)
+    return row
 
 
 def _say(trainer: Trainer, row: dict[str, float]) -> None:
@@ -261,28 +246,29 @@ def _train_epoch(trainer: Trainer, epoch: int) -> float:
     total, steps = 0.0, len(rows) // size
     last = time.monotonic()
     for step in range(steps):
-        part = rows.take(order[step * size : (step + 1) * size])
-        total += _step(trainer, part, epoch, step)
+        total += _step(trainer, order[step * size : (step + 1) * size], epoch, step)
         if time.monotonic() - last > 10:
             last = time.monotonic()
             trainer.log(f"epoch {epoch + 1}  step {step + 1}/{steps}  loss {total / (step + 1):.4f}")
     return float(total / steps)
 
 
-def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
+def _step(trainer: Trainer, at: Array, epoch: int, step: int) -> float:
     words = np.random.SeedSequence([trainer.spec["seed"], epoch, step]).generate_state(2)
     torch.manual_seed(int(words[0]))
-    images, targets = trainer.joined.batch(part)
+    part = trainer.joined.rows["train"].take(at)
+    images, masks = trainer.joined.batch(part)
+    extra = trainer.extra.batch("train", at, images, masks)
     if trainer.spec["train"]["flips"]:
-        images, targets = _flip(images, targets, np.random.default_rng(int(words[1])))
-    inputs = trainer.scaler(images)
-    target = torch.from_numpy(np.ascontiguousarray(targets)).to(trainer.device, non_blocking=True).long()
+        images, masks, *others = _flip([images, masks, *extra.values()], np.random.default_rng(int(words[1])))
+        extra = dict(zip(extra, others, strict=True))
+    inputs, targets = trainer.scaler(images), trainer.objective.tensors(masks, extra)
     trainer.optimizer.zero_grad(set_to_none=True)
     try:
         with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.spec["train"]["precision"] == "bf16"):
-            logits = main_logits(trainer.model(inputs))
-        loss = trainer.loss(logits.float(), target)
-        loss.backward()
+            output = trainer.model(inputs)
+        loss = trainer.objective(output, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
         trainer.optimizer.step()
     except torch.OutOfMemoryError:
         size = trainer.spec["train"]["batch_size"]
@@ -291,7 +277,7 @@ def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
         if "more than 1 value per channel" not in str(error):
             raise
         raise RunError(
-            f"batch norm has one value per channel at batch_size {len(part)} with these chips; take a larger batch_size"
+            f"batch norm has one value per channel at batch_size {len(at)} with these chips; take a larger batch_size"
         ) from None
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -300,20 +286,20 @@ def _step(trainer: Trainer, part: Rows, epoch: int, step: int) -> float:
     return value
 
 
-def _flip(images: Any, targets: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """One of the eight symmetries of the square per chip, image and mask together."""
-    images, targets = images.copy(), targets.copy()
-    for chip, (turns, mirror) in enumerate(
-        zip(rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images)), strict=True)
-    ):
-        image, target = np.rot90(images[chip], turns, (1, 2)), np.rot90(targets[chip], turns)
-        images[chip] = image[:, :, ::-1] if mirror else image
-        targets[chip] = target[:, ::-1] if mirror else target
-    return images, targets
+def _flip(arrays: list[Array], rng: np.random.Generator) -> list[Array]:
+    """One of the eight symmetries of the square per chip, for all of [N, ..., H, W] together: image, mask, targets."""
+    arrays = [array.copy() for array in arrays]
+    chips = len(arrays[0])
+    for chip, (turns, mirror) in enumerate(zip(rng.integers(0, 4, chips), rng.integers(0, 2, chips), strict=True)):
+        for array in arrays:
+            turned = np.rot90(array[chip], turns, (-2, -1))
+            array[chip] = turned[..., ::-1] if mirror else turned
+    return arrays
 
 
 def _validate(trainer: Trainer) -> dict[str, float]:
-    outcome = score_chips(trainer.model, trainer.joined, trainer.joined.rows["val"], trainer.scaler, trainer.loss)
+    trainer.objective.for_validation()
+    outcome = score_chips(trainer.model, trainer.joined, "val", trainer.scaler, trainer.objective, trainer.extra)
     scores = from_confusion(outcome.counts.sum(axis=0))
     return {
         "val_loss": outcome.loss,
@@ -333,4 +319,4 @@ def _publish(trainer: Trainer, work: Path, out: Path) -> None:
     with atomic_folder(out / "checkpoints") as folder:  # by name: a killed process leaves half a file in `work`
         for name in CHECKPOINTS:
             for suffix in (".safetensors", ".json"):
-                shutil.copy2(work / "checkpoints" / f"{name}{suffix}", folder)
+                shutil.copy2(work / trainer.progress.folder / f"{name}{suffix}", folder)

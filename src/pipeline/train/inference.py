@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.dataset.joined import Joined, Rows
+from pipeline.dataset.joined import Joined
+from pipeline.dataset.targets import ExtraTargets
 from pipeline.metrics.confusion import confusion_counts_torch
 from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
+from pipeline.train.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EVALUATION_BATCH = 32
@@ -58,24 +60,30 @@ def main_logits(output: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def score_chips(
-    model: torch.nn.Module, joined: Joined, rows: Rows, scaler: Scaler, loss: torch.nn.Module, keep: bool = False
+    model: torch.nn.Module,
+    joined: Joined,
+    split: str,
+    scaler: Scaler,
+    objective: Objective,
+    extra: ExtraTargets,
+    keep: bool = False,
 ) -> Outcome:
-    """Run `model` in eval mode over `rows` in index order.
+    """Run `model` in eval mode over the chips of `split` in index order.
 
     The loss is the mean over chips of the batches' losses; the Jaccard coefficient is the paper's, over batches of 64
     in index order. With `keep` the predicted classes are returned, uint8 [N, H, W].
     """
     model.eval()
-    classes = len(joined.classes)
-    device = scaler.offset.device
+    rows, classes = joined.rows[split], len(joined.classes)
     coefficient = BatchMeanJaccard(classes)
     counts, predictions, total = [], [], 0.0
     for start in range(0, len(rows), EVALUATION_BATCH):
-        part = rows.take(np.arange(start, min(start + EVALUATION_BATCH, len(rows))))
-        images, targets = joined.batch(part)
-        target = torch.from_numpy(targets).to(device).long()
-        logits = main_logits(model(scaler(images))).float()
-        total += float(loss(logits, target)) * len(part)
+        at = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
+        images, masks = joined.batch(rows.take(at))
+        targets = objective.tensors(masks, extra.batch(split, at, images, masks))
+        output, target = model(scaler(images)), targets["mask"]
+        total += float(objective(output, targets)) * len(at)
+        logits = main_logits(output).float()
         coefficient.update(logits.softmax(dim=1), target)
         predicted = logits.argmax(dim=1)
         counts.append(confusion_counts_torch(target, predicted, classes).cpu().numpy())
