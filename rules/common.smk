@@ -114,20 +114,8 @@ wildcard_constraints:
 
 
 def code(script, run=None):
-    """The script and all of our own code that it executes, variants named by the run's spec included."""
-    extra = []
-    if run is not None:
-        spec = spec_of(run)
-        families = (
-            [("models", "model"), ("losses", "loss")]
-            if spec["kind"] == "run"
-            else [("baselines", "model")]
-        )
-        extra = [
-            variants.module_path(family, spec[part]["name"])
-            for family, part in families
-            if spec[part]["name"] in variants.names(family)
-        ]
+    """The script and all of our own code that it executes, variants that the run's spec names included."""
+    extra = [] if run is None else variants.files_of(spec_of(run))
     files = variants.closure(ROOT / "scripts" / f"{script}.py", extra)
     return [os.path.relpath(ROOT / path) for path in files]
 
