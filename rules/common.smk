@@ -40,7 +40,8 @@ def stop(error):
 def asked_for(words):
     """Studies, data and runs that the targets among `words` name; no study, no data: those of config/config.yaml.
 
-    What is not asked for is not validated, so that a broken study stops nobody else's.
+    Figures below results/figures/ need none. What is not asked for is not validated, so that a broken study stops
+    nobody else's.
     """
     counts = ("--cores", "-c", "--jobs", "-j")  # `--cores all` is no target
     words = [word for before, word in zip(["", *words], words) if before not in counts]
@@ -51,7 +52,8 @@ def asked_for(words):
         word in ("all", "dataset", "runs") or "results/runs/" in word for word in words
     )
     runs = [re.match(r"(?:.*/)?results/runs/([^/]+)/", word) for word in words]
-    if whole or not studies + data:
+    figures = [word for word in words if word.startswith("results/figures/")]
+    if whole or not studies + data + figures:
         studies += load_main().studies
     return list(dict.fromkeys(studies)), data, [match[1] for match in runs if match]
 
