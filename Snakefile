@@ -9,6 +9,7 @@ include: "rules/labels.smk"
 include: "rules/dataset.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"
+include: "rules/figures.smk"
 
 
 for variant in sorted(VARIANT_RULES):
