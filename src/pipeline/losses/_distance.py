@@ -43,20 +43,28 @@ def squared_distance(there: torch.Tensor) -> torch.Tensor:
     return found.view(there.shape)
 
 
-def signed_maps(inside: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
-    """Signed distance of every pixel to the nearest pixel of the other side: negative inside, positive outside.
+def signed_maps(labels: torch.Tensor, valid: torch.Tensor, channels: int) -> torch.Tensor:
+    """Signed distance of every pixel to the nearest pixel of the other side of each class: negative inside.
+
+    Outside of a class that is the distance to its pixels; inside, to the nearest pixel of any other class.
 
     Args:
-        inside: [..., H, W] bool, pixels of the class.
-        outside: the same shape, pixels of other classes; ignored pixels are in neither.
+        labels: [..., 1, H, W] int64, class of each pixel.
+        valid: the same shape, bool; ignored pixels are on no side.
+        channels: C, logits per pixel.
 
     Returns:
-        [..., H, W] float32 in px, −1 and 1 on the two sides of an edge; 0 at ignored pixels and all over a map that
-        lacks one of the sides: without a boundary there is no distance to it.
+        [..., C, H, W] float32 in px, channel k of class k, one logit's only channel of class 1; −1 and 1 on the two
+        sides of an edge; 0 at ignored pixels and all over a map whose class is absent or fills it: without a boundary
+        there is no distance to it.
     """
-    to_inside, to_outside = squared_distance(torch.stack([inside, outside])).sqrt_().unbind()
-    distance = torch.where(inside, -to_outside, to_inside)
-    return distance.masked_fill_(~(inside | outside) | distance.isinf(), 0.0)
+    own = (labels == torch.arange(max(2, channels), device=labels.device).view(-1, 1, 1)) & valid
+    outside = squared_distance(own)
+    inside = outside.masked_fill(own, float("inf")).amin(dim=-3, keepdim=True)
+    if channels == 1:
+        own, outside = own[..., 1:, :, :], outside[..., 1:, :, :]
+    distance = torch.where(own, -inside.sqrt(), outside.sqrt())
+    return distance.masked_fill_(~valid | distance.isinf(), 0.0)
 
 
 def signed_distance(mask: np.ndarray, classes: int) -> np.ndarray:
@@ -70,22 +78,22 @@ def signed_distance(mask: np.ndarray, classes: int) -> np.ndarray:
         [C, H, W] float32 in px, channel k of class k; one logit's only channel is of class 1.
     """
     labels = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.int64)
-    maps: np.ndarray = signed_maps(*_sides(labels, labels != IGNORE, classes)).numpy()
+    maps: np.ndarray = signed_maps(labels, labels != IGNORE, classes).numpy()
     return maps
 
 
 def split_target(
     loss: str, logits: torch.Tensor, target: torch.Tensor | dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The mask and the signed distance maps of a target, None where it is a plain mask.
+    """The mask and the signed distance maps of a target, None where it has none.
 
     Raises:
         RunError: when the maps do not have the logits' shape.
     """
     if not isinstance(target, dict):
         return target, None
-    maps = target["signed_distance"]
-    if maps.shape != logits.shape:
+    maps = target.get("signed_distance")
+    if maps is not None and maps.shape != logits.shape:
         raise RunError(
             f"loss {loss}: signed_distance {list(maps.shape)} does not have the logits' shape {list(logits.shape)}"
         )
@@ -98,11 +106,4 @@ def target_maps(labels: torch.Tensor, valid: torch.Tensor, like: torch.Tensor) -
     Returns:
         Maps of the shape and dtype of `like` [N, C, H, W]; see `signed_maps`.
     """
-    return signed_maps(*_sides(labels.unsqueeze(1), valid, like.shape[1])).to(like.dtype)
-
-
-def _sides(labels: torch.Tensor, valid: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels inside and outside of each class, [..., C, H, W], of labels and mask [..., 1, H, W]."""
-    first = 1 if channels == 1 else 0
-    own = labels == torch.arange(first, first + channels, device=labels.device).view(-1, 1, 1)
-    return own & valid, ~own & valid
+    return signed_maps(labels.unsqueeze(1), valid, like.shape[1]).to(like.dtype)
