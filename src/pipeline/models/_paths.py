@@ -36,7 +36,7 @@ class Design:
 
     def channels(self, level: int) -> int:
         """Channels of a level, 0 at full size."""
-        return self.width << level
+        return int(self.width * 2**level)
 
     def block(self, level: int, before: int, *, decoder: bool = False) -> nn.Sequential:
         """The block of a level of the encoder or the decoder; the encoder's last one is the bottleneck."""
@@ -101,15 +101,15 @@ class Paths(nn.Module):
 
     def __init__(self, in_channels: int, design: Design, skip_sets: int = 1) -> None:
         super().__init__()
-        before = [in_channels, *map(design.channels, range(design.depth - 1))]
+        channels = design.channels
+        before = [in_channels, *map(channels, range(design.depth - 1))]
         upwards = list(reversed(range(design.depth - 1)))
-        wide = design.channels
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList(design.block(level, n) for level, n in enumerate(before))
-        self.up = nn.ModuleList(upsample(design.up, wide(i + 1), wide(i), design.norm) for i in upwards)
-        self.decoder = nn.ModuleList(design.block(i, (skip_sets + 1) * wide(i), decoder=True) for i in upwards)
+        self.up = nn.ModuleList(upsample(design.up, channels(i + 1), channels(i), design.norm) for i in upwards)
+        self.decoder = nn.ModuleList(design.block(i, (skip_sets + 1) * channels(i), decoder=True) for i in upwards)
         gated = upwards if design.attention else []
-        self.gates = nn.ModuleList(Gates(skip_sets, wide(i), wide(i + 1), design.norm) for i in gated)
+        self.gates = nn.ModuleList(Gates(skip_sets, channels(i), channels(i + 1), design.norm) for i in gated)
 
     def features(self, image: torch.Tensor, others: Sequence[list[torch.Tensor]] = ()) -> Features:
         """Return the maps of `image`; `others` are the skips of other networks, after the own in the concatenation."""

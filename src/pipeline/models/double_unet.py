@@ -41,7 +41,7 @@ def build(
     first's, then what comes from below. Parallel: the *global* U-Net sees the image at half size (means of 2×2 px), the
     *local* one at full size, neither the other's features; their last maps, the global one resized, meet in the head.
 
-    Both U-Nets are `unet`'s, and so are the initial weights.
+    Both are made of the blocks of `unet` and start from weights drawn as its are.
 
     Args:
         in_channels: bands of the image.
