@@ -77,7 +77,7 @@ def signed_distance(mask: np.ndarray, classes: int) -> np.ndarray:
     Returns:
         [C, H, W] float32 in px, channel k of class k; one logit's only channel is of class 1.
     """
-    labels = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.int64)
+    labels = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.int64).unsqueeze(0)
     maps: np.ndarray = signed_maps(labels, labels != IGNORE, classes).numpy()
     return maps
 

@@ -30,7 +30,7 @@ def build(
     the nearest pixel of the other side. Predicted is the class with the greatest logit (one logit: p above ½), and d_p
     takes no gradient. A region that fills an image or is empty has no boundary: its distances are 0.
 
-    d_g is computed before training; d_p has to be in every step, which costs about as much as a small network.
+    d_g is computed before training; d_p has to be in every step.
 
     Args:
         alpha: exponent α, above 0; the paper found 2 best.
