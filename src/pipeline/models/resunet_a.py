@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.models import _resunet_a
 from pipeline.models._common import check_common, check_image, initialise
 from pipeline.models._resunet_a_parts import (
+    Down,
     MaskHead,
     MultiTaskHead,
     PooledMiddle,
@@ -111,9 +112,7 @@ class ResUNetA(nn.Module):
         self.stride_px, self.way_out = _resunet_a.stride_px(depth, psp), _resunet_a.way_out(depth, psp)
         self.stem = nn.Sequential(*normed(in_channels, width, norm), nn.ReLU(inplace=True))
         self.encoder = nn.ModuleList(ResBlockA(f, d, norm) for f, d in zip(channels, encoder_dilations, strict=True))
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, down_kernel, stride=2, padding=down_kernel // 2, bias=False) for a, b in pairs
-        )
+        self.down = nn.ModuleList(Down(a, b, down_kernel) for a, b in pairs)
         self.middle = _middle(channels[-1], depth, psp, norm)
         self.up = nn.ModuleList(UpCombine(b, a, norm) for a, b in reversed(pairs))
         self.decoder = nn.ModuleList(
