@@ -112,6 +112,7 @@ wildcard_constraints:
     split=r"[a-z0-9_]+",
     study=r"[a-z0-9_]+",
     run=r"[a-z0-9_.\-]+-[0-9a-f]{10}",
+    measured=r"[a-z0-9_.\-]+[.-][0-9a-f]{10}",
     hash=r"[0-9a-f]{10}",
 
 
@@ -216,6 +217,31 @@ def dataset_files(studies):
 def study_runs(wildcards):
     """The result files of a study's runs."""
     return run_files([wildcards.study])
+
+
+def study_measures(wildcards):
+    """The further scores of a study's runs, where it asks for any."""
+    study = expand_runs(wildcards.study)
+    names = [run.id for run in study.runs] if study.metrics else []
+    return [f"results/studies/{wildcards.study}/measures/{name}.json" for name in names]
+
+
+def study_splits(wildcards):
+    """The splits of a study's runs: their blocks are what intervals draw."""
+    specs = [run.spec["data"] for run in expand_runs(wildcards.study).runs]
+    return sorted(
+        {f"data/{data['region']}/splits/{data['split']}.parquet" for data in specs}
+    )
+
+
+def measure_code(wildcards):
+    """The code that computes a study's further metrics, those metrics included."""
+    named = [
+        variants.module_path("metrics", metric["name"])
+        for metric in expand_runs(wildcards.study).metrics
+    ]
+    files = variants.closure(ROOT / "scripts" / "measure_run.py", named)
+    return [os.path.relpath(ROOT / path) for path in files]
 
 
 def truth_of(study):

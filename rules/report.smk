@@ -1,17 +1,44 @@
-# REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json
-# OUTPUTS          results/studies/<study>/: table.csv, table.md, summary.csv, metrics.json, curves.csv, prediction.tif, figures/, report.html
+# REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json, predictions/
+# OUTPUTS          results/studies/<study>/: measures/, table.csv, table.md, summary.csv, intervals.csv, paired.csv, metrics.json, curves.csv,
+#                  prediction.tif, figures/, report.html
+
+
+rule measure_run:
+    """Compute a study's further metrics for one run. Needs: its counts and predictions. Gives: measures/<run>.json."""
+    input:
+        run=lambda wildcards: run_outputs(
+            find_run(wildcards.measured, [wildcards.study])
+        ),
+        predictions="results/runs/{measured}/predictions",
+        data=lambda wildcards: data_inputs(spec_of(wildcards.measured)),
+        code=measure_code,
+    output:
+        "results/studies/{study}/measures/{measured}.json",
+    log:
+        "logs/measure_run/{study}/{measured}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        metrics=lambda wildcards: canonical_json(expand_runs(wildcards.study).metrics),
+    shell:
+        "python {ROOT:q}/scripts/measure_run.py --study {wildcards.study:q} --run {wildcards.measured:q} --out {output:q} "
+        "--log {log:q}"
 
 
 rule compare_runs:
-    """Gather a study's runs in one table. Needs: their counts. Gives: table.csv, table.md, summary.csv and what DVC shows."""
+    """Gather a study's runs in one table. Needs: their counts. Gives: tables, intervals and what DVC shows."""
     input:
         runs=study_runs,
+        measures=study_measures,
+        splits=study_splits,
         truth=study_truth,
         code=code("compare_runs"),
     output:
         table="results/studies/{study}/table.csv",
         markdown="results/studies/{study}/table.md",
         summary="results/studies/{study}/summary.csv",
+        intervals="results/studies/{study}/intervals.csv",
+        paired="results/studies/{study}/paired.csv",
         metrics="results/studies/{study}/metrics.json",
         curves="results/studies/{study}/curves.csv",
     log:

@@ -51,6 +51,8 @@ models: [unet: {width: 4, depth: 3, bn_momentum: 0.1}]
 losses: [focal]
 train: {optimizer: adam, lr: 1e-2, batch_size: 8, epochs: 1}
 baselines: [constant, landcover]
+metrics: [mcc, roc_auc, boundary_f1]
+last_epochs: 5
 """
 
 

@@ -60,3 +60,26 @@ def test_dvc_finds_the_best_networks_scores_and_its_curve(meadow: Project, table
     assert metrics["test_mean_iou"] == pytest.approx(network["test_mean_iou"])
     curves = pd.read_csv(meadow.path("results/studies/meadow/curves.csv"))
     assert list(curves["run"]) == [network["run"]] and list(curves["epoch"]) == [1]
+
+
+def test_further_metrics_are_columns_of_the_table(meadow: Project, table: pd.DataFrame) -> None:
+    network, grass, cover = table.to_dict("records")
+    measured = json.loads(meadow.path(f"results/studies/meadow/measures/{network['run']}.json").read_text())
+    assert measured["checkpoint"] == network["checkpoint"]
+    for name in ("val_mcc", "test_mcc", "test_roc_auc", "test_boundary_f1_3"):
+        assert network[name] == measured["scores"][name]
+    assert cover["test_mcc"] == 1 and cover["test_boundary_f1_3"] == 1 and np.isnan(cover["test_roc_auc"])
+    assert np.isnan(grass["test_boundary_f1_3"])  # one class everywhere has no boundary
+    assert 0.5 < network["test_roc_auc"] <= 1 and 0 < network["test_boundary_f1_3"] <= 1
+    assert network["val_mean_iou_last"] == network["val_mean_iou"]  # one epoch
+
+
+def test_intervals_and_the_lead_over_each_other_run(meadow: Project, table: pd.DataFrame) -> None:
+    intervals = pd.read_csv(meadow.path("results/studies/meadow/intervals.csv"), float_precision="round_trip")
+    scores = intervals.pivot(index="run", columns="score", values="value")["mean_iou"]
+    assert scores.to_dict() == pytest.approx(table.set_index("run")["test_mean_iou"].to_dict(), abs=1e-12)
+    assert (intervals["blocks"] > 1).all() and (intervals["low"] <= intervals["high"]).all()
+    paired = pd.read_csv(meadow.path("results/studies/meadow/paired.csv"))
+    assert set(paired["run"]) == {table["run"].iloc[0]} and set(paired["other"]) == set(table["run"].iloc[1:])
+    behind = paired[(paired["score"] == "mean_iou") & paired["other"].str.startswith("landcover")].iloc[0]
+    assert behind["high"] < 0 and behind["p"] <= 1

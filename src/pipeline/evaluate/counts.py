@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def write_predictions(folder: Path, name: str, predictions: Array, chip_ids: Arr
     with atomic_file(folder / f"{name}.npy") as temporary:
         np.save(temporary, predictions.astype(np.uint8))
     write_json(folder / "chips.json", [str(chip) for chip in chip_ids])
+
+
+def write_histograms(folder: Path, name: str, histograms: Mapping[str, Array | None]) -> None:
+    """Write ``<name>.npz``, by split the pixels by probability, [C, 2, B] int64 (`pipeline.metrics.histograms`)."""
+    with atomic_file(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **{k: v for k, v in histograms.items() if v is not None})
 
 
 def write_baseline(

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.dataset.joined import join
 from pipeline.dataset.targets import ExtraTargets
-from pipeline.evaluate.counts import confusion_rows, write_confusion, write_predictions
+from pipeline.evaluate.counts import confusion_rows, write_confusion, write_histograms, write_predictions
 from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.metrics import from_confusion
 from pipeline.train.checkpoint import CHECKPOINTS, load_checkpoint
@@ -23,8 +23,9 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
     """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
 
     Both checkpoints are scored on every chip of val and test; predictions of the test chips are kept per checkpoint
-    as ``predictions/test-<checkpoint>.npy``. The resume state in the folder `work` is deleted: the run is complete.
-    Returns the content of metrics.json.
+    as ``predictions/test-<checkpoint>.npy``, the histograms of both splits' probabilities [C, 2, B] as
+    ``predictions/probabilities-<checkpoint>.npz``. The resume state in the folder `work` is deleted: the run is
+    complete. Returns the content of metrics.json.
     """
     facts = read_json(run / "run.json")
     spec = facts["spec"]
@@ -42,8 +43,11 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
             scaler = Scaler.of(stored["offset"], stored["scale"], device)
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             entry: dict[str, Any] = {"epoch": stored["epoch"]}
+            histograms = {}
             for split in ("val", "test"):
-                outcome = score_chips(model, joined, split, scaler, objective, extra, keep=split == "test")
+                outcome = score_chips(
+                    model, joined, split, scaler, objective, extra, predictions=split == "test", histograms=True
+                )
                 scores = from_confusion(outcome.counts.sum(axis=0))
                 entry[split] = {
                     "loss": outcome.loss,
@@ -52,8 +56,10 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
                     "mean_iou": scores["mean_iou"],
                 }
                 parts.append(confusion_rows(joined.rows[split].chip_ids, outcome.counts, split, path.stem))
+                histograms[split] = outcome.histograms
                 if outcome.predictions is not None:
                     write_predictions(folder, f"test-{path.stem}", outcome.predictions, joined.rows[split].chip_ids)
+            write_histograms(folder, f"probabilities-{path.stem}", histograms)
             metrics["checkpoints"][path.stem] = entry
             log(
                 f"{path.stem} (epoch {entry['epoch']}): test mean IoU {entry['test']['mean_iou']:.4f}, "

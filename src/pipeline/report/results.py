@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pipeline import variants
 from pipeline.errors import DataError, RunError
 from pipeline.files import read_json
 from pipeline.metrics import from_confusion
@@ -24,9 +26,21 @@ SCORES = ("accuracy", "mean_iou", "mean_f1")
 BATCH_SCORES = ("jaccard_coefficient", "loss")
 
 
+def is_loss(column: str) -> bool:
+    """Whether a score column holds the value of the networks' own loss, which compares between equal losses alone."""
+    return column.partition("_")[2] in ("loss", "loss_last")
+
+
 def lower_is_better(column: str) -> bool:
-    """Whether a smaller value of a score column such as ``val_loss`` is the better one."""
-    return column in ("val_loss", "test_loss")
+    """Whether a smaller value of a score column such as ``val_loss`` or ``test_hausdorff_px`` is the better one."""
+    name = column.partition("_")[2]
+    return is_loss(column) or any(metric in name for metric in _distances())
+
+
+@functools.cache
+def _distances() -> tuple[str, ...]:
+    """The metrics whose files declare that 0 is best; their scores have their names in them."""
+    return tuple(name for name in variants.names("metrics") if variants.declared("metrics", name, "BEST") == 0)
 
 
 @dataclass(frozen=True)

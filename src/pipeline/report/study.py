@@ -16,6 +16,8 @@ from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.grid import Grid
 from pipeline.report import figures as draw
 from pipeline.report import panels
+from pipeline.report.intervals import score_intervals
+from pipeline.report.measures import headline_scores
 from pipeline.report.render import render_report
 from pipeline.report.results import open_run, provenance
 from pipeline.report.table import best_run, build_table, read_csv, score_columns, summary, write_csv, write_markdown
@@ -26,16 +28,21 @@ OVERVIEW_PX = 1600
 
 
 def compare_runs(name: str, results: Path, data: Path, out: Path, log: Log) -> pd.DataFrame:
-    """Write table.csv, table.md, summary.csv, metrics.json and curves.csv of study `name` to the folder `out`.
+    """Write the tables of study `name` to the folder `out`.
 
-    metrics.json holds the best network's scores, curves.csv every epoch of every network (run, epoch, losses, scores).
+    They are table.csv, table.md and summary.csv; intervals.csv and paired.csv (`intervals.score_intervals`);
+    metrics.json, the best network's scores; curves.csv, every epoch of every network (run, epoch, losses, scores). The
+    further scores of runs are read from ``measures/`` there.
     """
     study = expand_runs(name)
-    table = build_table(study, results, _truth_folders(study, data))
+    table = build_table(study, results, _truth_folders(study, data), _measures(study, out / "measures"))
     write_csv(table, out / "table.csv")
     write_markdown(table, out / "table.md", title=study.config.title or name, select=study.config.select)
     write_csv(summary(table), out / "summary.csv")
     best = best_run(table, study.config.select)
+    intervals, paired = score_intervals(study, results, data, best)
+    write_csv(intervals, out / "intervals.csv")
+    write_csv(paired, out / "paired.csv")
     row = table[table["run"] == best].iloc[0]
     scores = {name: float(row[name]) for name in score_columns(table) if pd.notna(row[name])}
     write_json(out / "metrics.json", {"best_run": best, **scores})
@@ -44,6 +51,17 @@ def compare_runs(name: str, results: Path, data: Path, out: Path, log: Log) -> p
     networks = int((table["kind"] == "run").sum())
     log(f"best of {networks} networks: {best}, " + ", ".join(f"{name} {scores[name]:.4f}" for name in shown))
     return table
+
+
+def _measures(study: Study, folder: Path) -> dict[str, dict[str, float]]:
+    """Run id → the further scores that a table shows; empty where the study asks for none."""
+    if not study.metrics:
+        return {}
+    found = {}
+    for run in study.runs:
+        measured = read_json(folder / f"{run.id}.json")
+        found[run.id] = headline_scores(measured["scores"], measured["classes"])
+    return found
 
 
 def _curves(study: Study, results: Path) -> pd.DataFrame:

@@ -13,7 +13,18 @@ import pandas as pd
 from pipeline.errors import DataError, RunError
 from pipeline.files import atomic_file, write_text
 from pipeline.metrics import from_confusion
-from pipeline.report.results import IGNORE, Array, Chips, RunResult, lower_is_better, open_run, plain, scores_of
+from pipeline.metrics.statistics import median_of_last
+from pipeline.report.results import (
+    IGNORE,
+    Array,
+    Chips,
+    RunResult,
+    is_loss,
+    lower_is_better,
+    open_run,
+    plain,
+    scores_of,
+)
 
 if TYPE_CHECKING:
     from pipeline.runs import Study
@@ -23,7 +34,12 @@ COUNTS = ("parameters", "epochs", "val_absent", "test_absent", "seed")
 LEADING = ("run", "kind")
 
 
-def build_table(study: Study, results: Path, truth_chips: Path | Mapping[str, Path] | None = None) -> pd.DataFrame:
+def build_table(
+    study: Study,
+    results: Path,
+    truth_chips: Path | Mapping[str, Path] | None = None,
+    measures: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
     """Tabulate a study: one row per run, in the study's order.
 
     Args:
@@ -32,10 +48,12 @@ def build_table(study: Study, results: Path, truth_chips: Path | Mapping[str, Pa
         truth_chips: label store of a truth that no training saw, ``data/<region>/chips/truth``, or one such folder
             per region. The run's own labels are looked up beside it (``../<recipe>``); the comparison counts the
             test pixels where neither is 255. Runs of regions without a folder get NaN.
+        measures: run id → further scores ``val_*``, ``test_*`` (`measures.headline_scores`), a column each.
 
     Returns:
         Columns ``run, kind``, the varied settings by dotted path, ``seed, checkpoint``, ``val_*`` and ``test_*``
-        (accuracy, mean_iou, mean_f1, jaccard_coefficient, loss, absent), ``test_iou_<class>``, with a truth
+        (accuracy, mean_iou, mean_f1, jaccard_coefficient, loss, absent), with `last_epochs` the medians
+        ``val_<score>_last`` of what history.csv has, the further scores, ``test_iou_<class>``, with a truth
         ``truth_mean_iou, truth_accuracy``, then ``parameters, epochs, seconds``. accuracy, mean_iou, mean_f1 and IoU
         come from confusion counts summed over all pixels of a split; ``jaccard_coefficient`` and ``loss`` are the
         batch means that training wrote (NaN for baselines and rules); ``absent`` counts the classes in neither labels
@@ -46,6 +64,7 @@ def build_table(study: Study, results: Path, truth_chips: Path | Mapping[str, Pa
     opened = [open_run(run, results, study.config.select) for run in study.runs]
     settings = list(dict.fromkeys(path for run in study.runs for path in run.varied if path != "seed"))
     classes = list(dict.fromkeys(name for result in opened for name in result.classes))
+    further = list(dict.fromkeys(name for scores in (measures or {}).values() for name in scores))
     rows = []
     for result in opened:
         run = result.run
@@ -53,12 +72,15 @@ def build_table(study: Study, results: Path, truth_chips: Path | Mapping[str, Pa
         row |= {path: plain(run.varied[path]) if path in run.varied else math.nan for path in settings}
         row |= {"seed": run.spec.get("seed"), "checkpoint": result.checkpoint}
         row |= {f"{split}_{name}": result.scores[f"{split}_{name}"] for split in ("val", "test") for name in _ORDER}
+        history = result.history()
+        if study.config.last_epochs is not None:
+            row |= last_medians(history, study.config.last_epochs)
+        row |= {name: (measures or {}).get(run.id, {}).get(name, math.nan) for name in further}
         iou = from_confusion(result.test) if result.test.sum() else {}
         by_name = {name: iou.get(f"iou_{index}", math.nan) for index, name in enumerate(result.classes)}
         row |= {f"test_iou_{name}": by_name.get(name, math.nan) for name in classes}
         if truth_chips is not None:
             row |= _truth_scores(result, truth_chips)
-        history = result.history()
         row["parameters"] = result.info.get("parameters")
         row["epochs"] = None if history is None else len(history)
         row["seconds"] = _number(result.info.get("seconds"))
@@ -69,6 +91,17 @@ def build_table(study: Study, results: Path, truth_chips: Path | Mapping[str, Pa
 
 
 _ORDER = ("accuracy", "mean_iou", "mean_f1", "jaccard_coefficient", "loss", "absent")
+
+
+def last_medians(history: pd.DataFrame | None, last: int) -> dict[str, float]:
+    """``val_<score>_last``: the median of each validation score over the last epochs of a run; {} without a history.
+
+    The medical thesis's protocol reports it over the last five epochs. A shorter run takes the epochs it has.
+    """
+    if history is None:
+        return {}
+    scores = [str(name) for name in history if str(name).startswith("val_")]
+    return {f"{name}_last": median_of_last(history[name].tolist(), last) for name in scores}
 
 
 def _is_whole(value: Any) -> bool:
@@ -137,7 +170,7 @@ def comparable_columns(table: pd.DataFrame) -> list[str]:
     """
     settings = [name for name in table.columns if name.startswith("loss.")]
     losses = table[table["kind"] == "run"][settings].astype(str).drop_duplicates()
-    return [name for name in score_columns(table) if not (lower_is_better(name) and len(losses) > 1)]
+    return [name for name in score_columns(table) if not (is_loss(name) and len(losses) > 1)]
 
 
 def best_rows(table: pd.DataFrame, column: str) -> pd.Series[bool]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.report.results import lower_is_better, plain
+from pipeline.report.results import is_loss, lower_is_better, plain
 from pipeline.report.table import (
     REPEATS,
     best_rows,
@@ -49,8 +49,8 @@ def column_heading(column: str) -> tuple[str, str]:
     if column.startswith("test_iou_"):
         return "Test IoU by class", column.removeprefix("test_iou_")
     part, _, rest = column.partition("_")
-    if part in PARTS and rest in NAMES:
-        return PARTS[part], NAMES[rest]
+    if part in PARTS and (rest in NAMES or is_score(column)):
+        return PARTS[part], NAMES.get(rest, rest.replace("_", " "))
     return ("Cost", column) if column in ("parameters", "epochs", "seconds") else ("Setting", column)
 
 
@@ -231,7 +231,7 @@ def summary_view(summary: pd.DataFrame) -> View | None:
     marks = {
         name: best_rows(summary.rename(columns={f"{name}_mean": name}), name).to_list()
         for name in scores
-        if not lower_is_better(name)
+        if not is_loss(name)
     }
     rows = []
     for position, row in enumerate(summary.to_dict("records")):

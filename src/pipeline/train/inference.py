@@ -11,6 +11,7 @@ import torch
 from pipeline.dataset.joined import Joined
 from pipeline.dataset.targets import ExtraTargets
 from pipeline.metrics.confusion import confusion_counts_torch
+from pipeline.metrics.histograms import ProbabilityHistograms
 from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
 from pipeline.train.objective import Objective
 
@@ -43,12 +44,21 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network made of a split: `counts` [N, C, C] int64 per chip (rows truth), mean loss, predictions."""
+    """What a network made of a split.
+
+    Attributes:
+        counts: [N, C, C] int64 per chip, rows truth.
+        loss: mean over chips of the batches' losses.
+        jaccard_coefficient: the paper's, over batches of 64 in index order.
+        predictions: classes uint8 [N, H, W], if they were asked for.
+        histograms: pixels by probability, [C, 2, B] int64 (`ProbabilityHistograms`), if they were asked for.
+    """
 
     counts: Array
     loss: float
     jaccard_coefficient: float
     predictions: Array | None
+    histograms: Array | None
 
 
 def main_logits(output: Any) -> torch.Tensor:
@@ -66,17 +76,15 @@ def score_chips(
     scaler: Scaler,
     objective: Objective,
     extra: ExtraTargets,
-    keep: bool = False,
+    predictions: bool = False,
+    histograms: bool = False,
 ) -> Outcome:
-    """Run `model` in eval mode over the chips of `split` in index order.
-
-    The loss is the mean over chips of the batches' losses; the Jaccard coefficient is the paper's, over batches of 64
-    in index order. With `keep` the predicted classes are returned, uint8 [N, H, W].
-    """
+    """Run `model` in eval mode over the chips of `split` in index order; see `Outcome`."""
     model.eval()
     rows, classes = joined.rows[split], len(joined.classes)
     coefficient = BatchMeanJaccard(classes)
-    counts, predictions, total = [], [], 0.0
+    curves = ProbabilityHistograms(classes) if histograms else None
+    counts, kept, total = [], [], 0.0
     for start in range(0, len(rows), EVALUATION_BATCH):
         at = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
         images, masks = joined.batch(rows.take(at))
@@ -84,14 +92,18 @@ def score_chips(
         output, target = model(scaler(images)), targets["mask"]
         total += float(objective(output, targets)) * len(at)
         logits = main_logits(output).float()
-        coefficient.update(logits.softmax(dim=1), target)
+        probabilities = logits.softmax(dim=1)
+        coefficient.update(probabilities, target)
+        if curves is not None:
+            curves.update(probabilities, target)
         predicted = logits.argmax(dim=1)
         counts.append(confusion_counts_torch(target, predicted, classes).cpu().numpy())
-        if keep:
-            predictions.append(predicted.to(torch.uint8).cpu().numpy())
+        if predictions:
+            kept.append(predicted.to(torch.uint8).cpu().numpy())
     return Outcome(
         counts=np.concatenate(counts),
         loss=total / len(rows),
         jaccard_coefficient=float(coefficient.compute()),
-        predictions=np.concatenate(predictions) if keep else None,
+        predictions=np.concatenate(kept) if predictions else None,
+        histograms=None if curves is None else curves.compute(),
     )

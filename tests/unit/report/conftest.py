@@ -13,11 +13,14 @@ import pandas as pd
 import pytest
 
 from pipeline.config import StudyConfig
+from pipeline.dataset.blocks import Blocks
 from pipeline.runs import Run, Study
 
 CLASSES = ["forest", "fields", "urban", "water"]
 COLOURS = [[4, 135, 29], [231, 231, 25], [229, 109, 109], [14, 10, 214]]
 CHIPS, PX = 12, 16
+GSD_M = 0.5
+BLOCK_CHIPS = 2  # chips lie one above the other, two to a block
 SPLITS = {"val": range(0, 5), "test": range(5, 12)}
 DATA = {
     "region": "demo",
@@ -93,8 +96,10 @@ def write_store(folder: Path, chips: np.ndarray, valid: np.ndarray) -> None:
     np.save(folder / "chips.npy", chips)
     np.save(folder / "valid.npy", np.packbits(valid, axis=-1))
     order = [chip_id(row) for row in range(len(chips))]
-    pd.DataFrame({"chip_id": order, "row_px": range(len(chips))}).to_parquet(folder / "index.parquet")
-    (folder / "store.json").write_text(json.dumps({"chips": len(chips), "dtype": str(chips.dtype)}))
+    corners = {"row_px": [row * PX for row in range(len(chips))], "col_px": 0}
+    pd.DataFrame({"chip_id": order, **corners}).to_parquet(folder / "index.parquet")
+    facts = {"chips": len(chips), "dtype": str(chips.dtype), "gsd_m": GSD_M}
+    (folder / "store.json").write_text(json.dumps(facts))
 
 
 def cells_of(labels: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
@@ -140,6 +145,8 @@ def write_run(world: World, run: Run, wrong: dict[str | None, float], rng: np.ra
         name = "test.npy" if checkpoint is None else f"test-{checkpoint}.npy"
         np.save(folder / "predictions" / name, predicted[SPLITS["test"].start :])
         if checkpoint is not None:
+            histograms = {split: rng.integers(0, 50, (len(CLASSES), 2, 64)) for split in SPLITS}
+            np.savez(folder / "predictions" / f"probabilities-{checkpoint}.npz", **histograms)
             checkpoints[checkpoint] = {"epoch": number + 1} | {
                 split: {"jaccard_coefficient": float(rng.random()), "loss": float(rng.random())} for split in SPLITS
             }
@@ -157,7 +164,7 @@ def write_run(world: World, run: Run, wrong: dict[str | None, float], rng: np.ra
         pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
 
 
-def build_world(root: Path, runs: list[Run], **config: Any) -> World:
+def build_world(root: Path, runs: list[Run], metrics: list[dict[str, Any]] | None = None, **config: Any) -> World:
     rng = np.random.default_rng(11)
     coarse = rng.integers(0, len(CLASSES), (CHIPS, PX // 4, PX // 4))
     labels = coarse.repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8)
@@ -167,10 +174,12 @@ def build_world(root: Path, runs: list[Run], **config: Any) -> World:
     images = rng.integers(0, 256, (CHIPS, 3, PX, PX)).astype(np.uint8)
     seen = np.ones(labels.shape, bool)
     seen[:, 5:9, 3:] = False
-    world = World(root, Study("demo", study_config(**config), runs), labels, truth, images, seen)
+    world = World(root, Study("demo", study_config(**config), runs, metrics or []), labels, truth, images, seen)
     write_store(world.chips("aerial"), images, seen)
     write_store(world.chips("osm"), labels[:, None], np.ones(labels.shape, bool))
     write_store(world.chips("truth"), truth[:, None], np.ones(labels.shape, bool))
+    codes = np.ones((CHIPS // BLOCK_CHIPS, 1), np.uint8)  # which split does not matter here: the cells say it
+    Blocks(codes, PX * BLOCK_CHIPS, 0, (0.0, 0.0)).save(root / "data" / "demo" / "splits" / "block.parquet", {})
     for number, run in enumerate(runs):
         base = 0.15 + 0.05 * (number % 7)
         wrong: dict[str | None, float] = {None: 0.6}
