@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import variants
 from pipeline.errors import ConfigError
+from pipeline.train.provenance import run_code_hash
 
 
 @pytest.fixture
@@ -104,3 +105,34 @@ def test_closures_are_sorted_relative_and_stable() -> None:
     found = variants.closure(path)
     assert found == sorted(found) == variants.closure(path, [path])
     assert not any(item.is_absolute() for item in found)
+
+
+def test_a_weighted_sum_depends_on_its_terms_and_no_other_loss() -> None:
+    """Editing losses/boundary_f1.py retrains the sums that use it, and no other run."""
+    script = variants.PROJECT / "scripts" / "train.py"
+    unet = {"name": "unet", "params": {}}
+
+    def files(loss: dict) -> set[str]:
+        return names(variants.closure(script, variants.files_of({"kind": "run", "model": unet, "loss": loss})))
+
+    terms = ["cross_entropy", {"boundary_f1": {}}]
+    own = files({"name": "weighted_sum", "params": {"terms": terms}})
+    assert {"losses/weighted_sum.py", "losses/_weighted_sum.py", "losses/boundary_f1.py"} <= own
+    assert "losses/cross_entropy.py" in own and not {"losses/focal.py", "losses/multi_task.py"} & own
+    default = files({"name": "weighted_sum", "params": {}})
+    assert {"losses/generalized_dice.py", "losses/focal.py"} <= default and "losses/boundary_f1.py" not in default
+    plain = files({"name": "jaccard", "params": {}})
+    assert "losses/jaccard.py" in plain and "train/weight_search.py" in plain
+    others = {f"losses/{name}.py" for name in variants.names("losses") if name != "jaccard"}
+    assert not plain & {*others, "losses/_tasks.py", "losses/_distance.py", "losses/_weighted_sum.py"}
+
+
+def test_the_code_hash_of_a_run_follows_the_terms_of_its_loss() -> None:
+    script = variants.PROJECT / "scripts" / "train.py"
+
+    def digest(terms: list) -> str:
+        loss = {"name": "weighted_sum", "params": {"terms": terms}}
+        return run_code_hash(script, {"kind": "run", "model": {"name": "unet", "params": {}}, "loss": loss})
+
+    assert digest(["focal"]) == digest([{"focal": {"gamma": 1.0}}])
+    assert len({digest(["focal"]), digest(["jaccard"]), digest(["focal", "jaccard"])}) == 3

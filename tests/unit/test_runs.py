@@ -133,6 +133,19 @@ def test_every_combination_is_a_run(config: Path) -> None:
     assert set(networks[0].varied) == {"model.name", "model.width", "loss.name", "train.lr", "train.batch_size"}
 
 
+def test_a_weighted_sum_is_checked_while_parsing_and_one_however_written(config: Path) -> None:
+    def ids(*losses: Any) -> list[str]:
+        return [run.id for run in study(config, losses=list(losses), models=["unet"], baselines=None).runs]
+
+    long = {"weighted_sum": {"terms": ["generalized_dice", {"focal": {"gamma": 2}}], "weights": None}}
+    assert ids("weighted_sum", long) == ids("weighted_sum") and len(ids("weighted_sum")) == 1
+    assert ids({"weighted_sum": {"terms": ["generalized_dice", {"focal": {"gamma": 3}}]}}) != ids("weighted_sum")
+    with pytest.raises(ConfigError, match=r"losses: loss weighted_sum: terms: no loss 'focl'; did you mean 'focal'\?"):
+        ids({"weighted_sum": {"terms": ["focl", "jaccard"]}})
+    spec = study(config, losses=[long], models=["unet"], baselines=None).runs[0].spec
+    assert minimal(spec)["loss"] == {"name": "weighted_sum", "params": {}}
+
+
 def test_two_studies_share_a_run(config: Path) -> None:
     one = {run.id for run in study(config).runs}
     other = {run.id for run in study(config, losses=["focal"], title="another").runs}

@@ -7,6 +7,7 @@ import inspect
 import math
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,8 @@ def test_a_new_file_is_a_new_variant(family: Path) -> None:
 def test_signatures_read_equal_signatures_loaded(family: str) -> None:
     for name in variants.names(family):
         built = inspect.signature(variants.load(family, name).build).parameters.values()
-        expected = {
-            p.name: p.default for p in built if p.kind is p.KEYWORD_ONLY and p.name not in ("in_channels", "classes")
-        }
+        given = ("in_channels", "classes") if family == "models" else ()
+        expected = {p.name: p.default for p in built if p.kind is p.KEYWORD_ONLY and p.name not in given}
         assert variants.parameters(family, name) == expected
         assert variants.accepts_any(family, name) == any(p.kind is p.VAR_KEYWORD for p in built)
         assert variants.module_path(family, name) == Path(inspect.getfile(variants.load(family, name)))
@@ -197,3 +197,54 @@ def test_parsing_a_study_loads_nothing_heavy(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+LIGHT = """
+from pipeline import variants
+from pipeline.errors import ConfigError
+
+def check(*, parts, size):
+    if size < 1:
+        raise ConfigError(f"loss sum: size {size} is below 1")
+    return {"parts": sorted(parts), "size": size}
+
+def uses(*, parts, **_):
+    return [(part, {}) for part in parts]
+"""
+
+
+@pytest.fixture
+def light(family: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A loss `sum` of others, with a light module that the import system finds in the package of its own."""
+    write(family, "sum", "def build(*, parts: list = ('a',), size: int = 1): ...")
+    write(family, "_sum", LIGHT)
+    for name in ("a", "b"):
+        write(family, name, "def build(*, c=1): ...")
+    module = types.ModuleType("pipeline.losses._sum")
+    exec(LIGHT, module.__dict__)
+    monkeypatch.setitem(sys.modules, "pipeline.losses._sum", module)
+    return family
+
+
+def test_a_light_module_checks_and_may_give_the_parameters_a_form_of_their_own(light: Path) -> None:
+    assert variants.check("losses", "sum", {"parts": ["b", "a"]}, "x") == {"parts": ["a", "b"], "size": 1}
+    with pytest.raises(ConfigError, match=r"^study: losses: loss sum: size 0 is below 1$"):
+        variants.check("losses", "sum", {"size": 0}, "study: losses")
+
+
+def test_what_a_variant_uses_are_itself_and_those_its_parameters_name(light: Path) -> None:
+    assert variants.used("losses", "a", {}) == [("losses", "a")]
+    assert variants.used("losses", "sum", {}) == [("losses", "sum"), ("losses", "a")]
+    both = {"parts": ["b", "a", "b"]}
+    assert variants.used("losses", "sum", both) == [("losses", "sum"), ("losses", "b"), ("losses", "a")]
+    spec = {"kind": "run", "model": {"name": "gone", "params": {}}, "loss": {"name": "sum", "params": both}}
+    assert [path.stem for path in variants.files_of(spec)] == ["sum", "b", "a"]
+    rule = {"kind": "rule", "model": {"name": "mine", "params": {}}}
+    assert variants.files_of(rule) == []
+
+
+def test_shortest_leaves_defaults_out_as_json_has_them(family: Path) -> None:
+    write(family, "a", "def build(*, sizes: list = (1, 2), gamma: float = 2.0, flag: bool = True): ...")
+    assert variants.shortest("losses", "a", {"sizes": [1, 2], "gamma": 2, "flag": True}) == {}
+    kept = {"sizes": [2, 1], "gamma": 2.5, "flag": False, "other": 1}
+    assert variants.shortest("losses", "a", kept) == kept

@@ -78,7 +78,12 @@ def build(
         wants = (variants.declared("losses", name, constant, ()) for constant in ("OUTPUTS", "TARGETS"))
         dicts.append(tuple(map(bool, wants)))
     settings = {"start": start, "alpha0": alpha0, "beta": beta, "change": change, "every": period(schedule, every)}
-    return WeightedSum(modules, dicts, base_weights(len(modules), weights, schedule), schedule, settings)
+    loss = WeightedSum(modules, dicts, base_weights(len(modules), weights, schedule), schedule, settings)
+    if schedule == "search":
+        length = try_epochs or settings["every"]
+        times = {"first": first, "every": settings["every"], "length": length}
+        loss.search = {**times, "candidates": [float(weight) for weight in candidates], "score": score}
+    return loss
 
 
 def _with_shared(name: str, params: dict[str, Any], shared: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
@@ -93,7 +98,13 @@ def _with_shared(name: str, params: dict[str, Any], shared: dict[str, tuple[Any,
 
 
 class WeightedSum(nn.Module):
-    """The module behind `build`; its weights are those of the first epoch until `on_epoch` is called."""
+    """The module behind `build`; its weights are those of the first epoch until `on_epoch` is called.
+
+    Attributes:
+        search: what `pipeline.train.weight_search` shall do, where the schedule is a search.
+    """
+
+    search: dict[str, Any] | None = None
 
     def __init__(
         self,

@@ -148,7 +148,8 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
         "scale": scale,
         "chip_px": joined.images.chip_px,
     }
-    objective = Objective(spec["loss"], spec["train"]["epochs"], device)
+    epochs = spec["train"]["epochs"]
+    objective = Objective(spec["loss"], epochs, device)
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     return Trainer(
         model=model,
@@ -158,7 +159,7 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
         joined=joined,
         scaler=Scaler.of(offset, scale, device),
         objective=objective,
-        search=WeightSearch.of(spec),
+        search=WeightSearch(objective.search, epochs, spec["train"]["patience"]) if objective.search else None,
         extra=store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log),
         device=device,
         facts=facts,

@@ -47,6 +47,12 @@ class Objective:
         self.on_epoch(self._epochs - 1)
 
     @property
+    def search(self) -> dict[str, Any] | None:
+        """The loss's wish for a search of its weight, as `pipeline.train.weight_search` takes it."""
+        wish: dict[str, Any] | None = getattr(self.loss, "search", None)
+        return wish
+
+    @property
     def changing_weight(self) -> float | None:
         """The weight that changes between epochs, as it is now; None where none does."""
         weight: float | None = getattr(self.loss, "changing_weight", None)

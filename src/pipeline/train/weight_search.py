@@ -13,43 +13,32 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import variants
 from pipeline.files import atomic_folder
-from pipeline.losses._weighted_sum import period
 from pipeline.train.state import CHECKPOINT_FOLDER, Learner, State
 
 
 class WeightSearch:
     """The searches of one run; call `advance` after every epoch."""
 
-    def __init__(self, params: dict[str, Any], epochs: int, patience: int) -> None:
-        """Take over the parameters of `weighted_sum`.
+    def __init__(self, wish: dict[str, Any], epochs: int, patience: int) -> None:
+        """Take over what a loss wishes.
 
         Args:
-            params: all of them.
+            wish: of the loss: `first`, epochs before the first search; `every`, epochs between searches; `length`,
+                epochs of a try; `candidates`, weights; `score`, the column of the history that decides, highest best.
             epochs: how many the run may have.
             patience: epochs without a better validation loss that end a try, as they end the run.
         """
-        self.first: int = params["first"]
-        self.every = period("search", params["every"])
-        self.length: int = params["try_epochs"] or self.every
-        self.candidates = [float(weight) for weight in params["candidates"]]
-        self.score: str = params["score"]
-        self.start = float(params["start"])
+        self.first: int = wish["first"]
+        self.every: int = wish["every"]
+        self.length: int = wish["length"]
+        self.candidates: list[float] = wish["candidates"]
+        self.score: str = wish["score"]
         self.epochs = epochs
         self.patience = patience
         self._candidate = 0
         self._base: State | None = None
         self._best: State | None = None
-
-    @staticmethod
-    def of(spec: dict[str, Any]) -> WeightSearch | None:
-        """The search that a run's spec asks for, if any."""
-        name, params = spec["loss"]["name"], spec["loss"]["params"]
-        if name != "weighted_sum" or params.get("schedule") != "search":
-            return None
-        whole = {**variants.parameters("losses", name), **params}
-        return WeightSearch(whole, spec["train"]["epochs"], spec["train"]["patience"])
 
     def state(self) -> State | None:
         """What `resume` takes; None between searches."""

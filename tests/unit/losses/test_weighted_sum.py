@@ -116,6 +116,14 @@ def test_factors_are_shares_that_are_never_negative(schedule: str, epoch: int, *
         assert sum(pair) == pytest.approx(1)
 
 
+def test_a_search_tells_the_engine_what_to_do_with_the_papers_numbers() -> None:
+    wish = losses.create("weighted_sum", schedule="search", **PAIR).search
+    assert (wish["first"], wish["every"], wish["length"], wish["score"]) == (8, 30, 30, "val_mean_iou")
+    assert wish["candidates"] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert losses.create("weighted_sum", schedule="search", every=5, try_epochs=1, **PAIR).search["length"] == 1
+    assert losses.create("weighted_sum", **PAIR).search is None
+
+
 def test_another_schedule_leaves_the_share_of_a_search_aside() -> None:
     assert weights(3, 0.9, schedule="rebalance", **PAIR) == weights(3, schedule="rebalance", **PAIR)
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from pipeline import models
 from pipeline.errors import RunError
 from pipeline.evaluate.network import evaluate
 from pipeline.files import read_json
@@ -231,6 +233,43 @@ def test_pixels_without_imagery_are_not_scored(tmp_path: Path) -> None:
     assert (per_chip == 32 * 28).all()
 
 
+class FourHeads(torch.nn.Module):
+    """A convolution per output, the mask's deeply supervised in training mode."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        sizes = {"mask": classes, "boundary": classes, "distance": classes, "colour": 3, "aux_1": classes}
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Conv2d(3, size, 3, padding=1) for name, size in sizes.items()})
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: head(image) for name, head in self.heads.items() if self.training or name != "aux_1"}
+
+
+def test_a_network_of_several_heads_learns_all_its_tasks(
+    region: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "create", lambda name, in_channels, classes, **params: FourHeads(classes))
+    spec = a_spec(epochs=3) | {"loss": {"name": "multi_task", "params": {}}}
+    lines = run_training(region, tmp_path, spec)
+    assert sum("boundary, distance, colour of 56 chips" in line for line in lines) == 1
+    rows = history(tmp_path)
+    values = [float(row["train_loss"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    again = run_training(region, tmp_path, spec)  # the state is there, and so are the targets
+    assert not any("derived" in line for line in again)
+    metrics = evaluate(tmp_path / "out", region, tmp_path / "work", lambda _: None)["checkpoints"]
+    for entry in metrics.values():  # targets derived batch by batch are those that lay in the folder
+        assert entry["val"]["loss"] == float(rows[entry["epoch"] - 1]["val_loss"])
+    before = FourHeads(2).state_dict().keys()
+    assert all(f"best_accuracy/{name}" in weights(tmp_path) for name in before)
+
+
+def test_a_loss_of_heads_that_the_network_does_not_have_is_one_line(region: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the network gives no boundary and no distance and no colour logits") as caught:
+        run_training(region, tmp_path, a_spec(epochs=1) | {"loss": {"name": "multi_task", "params": {}}})
+    assert "\n" not in str(caught.value)
+
+
 def test_half_a_file_of_a_killed_process_is_not_published(region: Path, tmp_path: Path) -> None:
     left = tmp_path / "work" / "checkpoints" / ".best_accuracy.1.part.safetensors"
     left.parent.mkdir(parents=True)
@@ -256,7 +295,8 @@ runpy.run_path("SCRIPT", run_name="__main__")
 
 
 def test_training_needs_no_geo_packages_and_no_config(region: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"spec": a_spec(epochs=1)}))
+    loss = {"name": "weighted_sum", "params": {"terms": ["focal", "boundary_distance"]}}
+    (tmp_path / "run.json").write_text(json.dumps({"spec": a_spec(epochs=1) | {"loss": loss}}))
     (tmp_path / "without_geo.py").write_text(WITHOUT_GEO.replace("SCRIPT", str(SCRIPT)))
     command = [sys.executable, str(tmp_path / "without_geo.py"), "--run", "x", "--spec", str(tmp_path / "run.json")]
     command += ["--data", str(region), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import variants
+from pipeline import losses
 from pipeline.evaluate.network import evaluate
 from pipeline.train import engine, state
 from pipeline.train.weight_search import WeightSearch
@@ -89,6 +89,10 @@ def test_a_try_may_be_shorter_than_the_time_to_the_next_search(region: Path, tmp
     assert len(weights) == 3 and weights[1] == weights[2] in {"0.1", "0.9", "0.5"}
 
 
+def wish(every: int) -> dict[str, Any]:
+    return losses.create("weighted_sum", **{**SEARCH, "first": 2, "every": every}).search
+
+
 class Killed(Exception):
     """Stands for SIGKILL at a chosen moment."""
 
@@ -130,15 +134,14 @@ def test_checkpoints_are_those_of_the_epochs_in_the_history(whole: tuple[Path, l
     values = [float(row["val_accuracy"]) for row in history(folder)]
     assert metrics["best_accuracy"]["epoch"] == int(np.argmax(values)) + 1
     assert metrics["best_accuracy"]["val"]["accuracy"] == pytest.approx(max(values), abs=1e-9)
-    losses = [float(row["val_loss"]) for row in history(folder)]
+    of_validation = [float(row["val_loss"]) for row in history(folder)]
     epoch = metrics["best_accuracy"]["epoch"]
-    assert metrics["best_accuracy"]["val"]["loss"] == pytest.approx(losses[epoch - 1], rel=1e-6)
+    assert metrics["best_accuracy"]["val"]["loss"] == pytest.approx(of_validation[epoch - 1], rel=1e-6)
 
 
 def test_a_try_without_patience_left_ends_and_the_next_begins(tmp_path: Path) -> None:
     """Scores 0.3, not a number, 0.6 after one bad epoch each, where patience is one: the last is kept, the run over."""
-    params = {**variants.parameters("losses", "weighted_sum"), **SEARCH, "first": 2, "every": 3}
-    search = WeightSearch(params, epochs=40, patience=1)
+    search = WeightSearch(wish(every=3), epochs=40, patience=1)
     model = torch.nn.Linear(1, 1)
     learner = state.Learner(model, torch.optim.Adam(model.parameters()), state.Progress(epoch=1))
     (tmp_path / "checkpoints").mkdir()
@@ -164,7 +167,7 @@ def test_a_try_without_patience_left_ends_and_the_next_begins(tmp_path: Path) ->
 
 def test_of_equal_scores_the_first_is_kept_and_its_weights_are_its_own(tmp_path: Path) -> None:
     """The optimiser goes on in place after a snapshot was taken and after one was restored: neither may change."""
-    search = WeightSearch({**variants.parameters("losses", "weighted_sum"), **SEARCH, "first": 2, "every": 1}, 40, 40)
+    search = WeightSearch(wish(every=1), 40, 40)
     model = torch.nn.Linear(1, 1)
     learner = state.Learner(model, torch.optim.Adam(model.parameters(), lr=0.1), state.Progress(epoch=2))
     (tmp_path / "checkpoints").mkdir()
