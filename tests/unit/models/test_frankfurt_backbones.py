@@ -204,13 +204,35 @@ def test_residual_block_adds_the_identity_and_nothing_follows() -> None:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.zeros_(module.weight)
         x = torch.randn(1, first_conv(block).in_channels, 8, 8)
-        y = block(x)
-        assert torch.equal(y, block.shortcut(x)) and (y.min() < 0 or not isinstance(block.shortcut, nn.Identity))
-    strided_ones = [block for block in blocks if not isinstance(block.shortcut, nn.Identity)]
-    assert strided_ones == blocks[2::2]
-    for block in strided_ones:
-        assert [type(m) for m in block.shortcut] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
-        assert (block.shortcut[0].kernel_size, block.shortcut[0].stride) == ((1, 1), (2, 2))
+        y, identity = block(x), isinstance(block.shortcut, nn.Identity)
+        assert torch.equal(y, block.shortcut(x if identity else x[..., ::2, ::2])) and (y.min() < 0) == identity
+    assert [b for b in blocks if not isinstance(b.shortcut, nn.Identity)] == blocks[2::2]
+
+
+def test_strided_shortcut_is_a_strided_1x1_convolution_with_norm_and_relu() -> None:
+    network = models.create("resnet18_unet", width=4).eval()
+    for level in network.encoder[1:]:
+        convolution, norm, relu = level[0].shortcut
+        assert isinstance(norm, nn.BatchNorm2d) and isinstance(relu, nn.ReLU) and convolution.kernel_size == (1, 1)
+        x = torch.randn(1, convolution.in_channels, 8, 8)
+        strided = nn.functional.conv2d(x, convolution.weight, convolution.bias, stride=2)
+        torch.testing.assert_close(level[0](x), level[0].body(x) + relu(norm(strided)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_in_channels_last_as_it_does_otherwise(name: str) -> None:
+    """A strided 1×1 convolution of few channels would write past its memory here: there must be none."""
+    network = models.create(name, width=2).train()
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.stride == (1, 1) for m in convolutions if m.kernel_size == (1, 1))
+    gradients = []
+    image = torch.rand(2, 3, 32, 32)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = network.to(memory_format=layout)
+        network.zero_grad()
+        network(image.to(memory_format=layout)).square().mean().backward()
+        gradients.append(network.encoder[0][0].weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 def first_conv(module: nn.Module) -> nn.Conv2d:
