@@ -76,6 +76,8 @@ rule render_report:
     """Draw the figures and write the page. Needs: table, prediction. Gives: figures/, report.html."""
     input:
         table="results/studies/{study}/table.csv",
+        intervals="results/studies/{study}/intervals.csv",
+        paired="results/studies/{study}/paired.csv",
         prediction="results/studies/{study}/prediction.tif",
         imagery=study_imagery,
         truth=study_truth,

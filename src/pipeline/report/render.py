@@ -46,6 +46,7 @@ class Context(TypedDict, total=False):
         captions: figure key → caption, as the drawing functions return it.
         command: what to type to build the study again.
         summary: mean and deviation over seeds and folds; default: `table.summary` of the table.
+        intervals: the two tables of `intervals.score_intervals`.
     """
 
     runs: Sequence[Mapping[str, Any]]
@@ -54,6 +55,7 @@ class Context(TypedDict, total=False):
     captions: Mapping[str, str]
     command: str
     summary: pd.DataFrame
+    intervals: tuple[pd.DataFrame, pd.DataFrame]
 
 
 def render_report(
@@ -116,6 +118,7 @@ def _facts(study: Study, table: pd.DataFrame, context: Context) -> dict[str, Any
         "comparison": views.comparison(table, select),
         "losses_note": views.losses_note(table),
         "summary": views.summary_view(summary(table) if repeats is None else repeats),
+        "intervals": views.intervals_view(table, *context["intervals"]) if "intervals" in context else None,
         "regions": context.get("regions", ()),
         "provenance": views.provenance_view(context["runs"]) if context.get("runs") else None,
         "numbers": _numbers(table),

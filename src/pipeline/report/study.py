@@ -83,7 +83,10 @@ def _truth_folders(study: Study, data: Path) -> dict[str, Path] | None:
 def render_study(
     name: str, table: Path, prediction: Path, results: Path, data: Path, figures: Path, out: Path, log: Log
 ) -> None:
-    """Draw the figures of study `name` into the folder `figures` and write the page `out`."""
+    """Draw the figures of study `name` into the folder `figures` and write the page `out`.
+
+    intervals.csv and paired.csv lie beside the table.
+    """
     study = expand_runs(name)
     frame = read_csv(table)
     captions: dict[str, str] = {}
@@ -94,6 +97,7 @@ def render_study(
             "regions": _regions(study, data),
             "splits": _splits(study, data),
             "captions": captions,
+            "intervals": (read_csv(table.with_name("intervals.csv")), read_csv(table.with_name("paired.csv"))),
             "command": f".venv/bin/snakemake --cores all {out}",
         }
         render_report(study, frame, out, figures=paths, context=context)

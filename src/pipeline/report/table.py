@@ -234,7 +234,7 @@ def read_csv(path: Path) -> pd.DataFrame:
             f"{path} cannot be read ({' '.join(str(error).split())}); build the study's table again"
         ) from None
     floats = [name for name in table if is_score(str(name)) or table[name].dtype == "Float64"]
-    return table.astype(dict.fromkeys([*floats, "seconds"], "float64"))
+    return table.astype({name: "float64" for name in (*floats, "seconds") if name in table})
 
 
 def write_markdown(table: pd.DataFrame, path: Path, *, title: str, select: str) -> None:

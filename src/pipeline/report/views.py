@@ -25,6 +25,7 @@ from pipeline.report.table import (
 if TYPE_CHECKING:
     from pipeline.runs import Study
 
+FEW_BLOCKS = 20  # below some 20, intervals of a bootstrap are too narrow
 MOST_ROWS = 1000  # rows of the page's comparison table; table.csv always has all of them
 NAMES = {
     "accuracy": "accuracy",
@@ -109,7 +110,7 @@ def headline(table: pd.DataFrame, select: str) -> View:
     Returns ``run``, ``label``, ``cards`` (name, value, note) and ``sentence``.
     """
     best: dict[str, Any] = table[table["run"] == best_run(table, select)].to_dict("records")[0]  # type: ignore[assignment]
-    label = " + ".join(str(best[name]) for name in ("model.name", "loss.name") if name in best) or best["run"]
+    label = _label(best)
     cards = [{"name": score_name(select), "value": show(select, best[select]), "note": "picked the network"}]
     for column in ("test_mean_iou", "test_accuracy", "test_jaccard_coefficient", "truth_mean_iou"):
         if column in best and not _empty(best[column]):
@@ -244,6 +245,49 @@ def summary_view(summary: pd.DataFrame) -> View | None:
         rows.append(cells)
     headings = [*settings, "n", *(score_name(name) for name in scores)]
     return {"headings": headings, "rows": rows, "over": " and ".join(REPEATS)}
+
+
+def intervals_view(table: pd.DataFrame, intervals: pd.DataFrame, paired: pd.DataFrame) -> View | None:
+    """Test mean IoU of each run with its interval, and the best network's lead over it; None without intervals.
+
+    Returns ``blocks`` (how many there are, the fewest first), ``few`` (whether that is below some 20) and ``rows`` of
+    ``number`` (the run's on the page), ``label``, ``value``, ``interval``, ``lead``, ``lead_interval`` and ``p``.
+    """
+    own = intervals[intervals["score"] == "mean_iou"].set_index("run")
+    if own.empty:
+        return None
+    leads = paired[paired["score"] == "mean_iou"].set_index("other")
+    rows = []
+    for number, row in enumerate(ranked(table).head(MOST_ROWS).to_dict("records"), start=1):
+        if row["run"] not in own.index:
+            continue
+        found = own.loc[row["run"]]
+        entry = {"number": number, "label": _label(row), "value": show("test_mean_iou", found["value"])}
+        entry |= {"interval": _range(found, ""), "lead": "—", "lead_interval": "—", "p": "—"}
+        if row["run"] in leads.index:
+            lead = leads.loc[row["run"]]
+            p = "—" if _empty(lead["p"]) else f"{lead['p']:.3f}" if lead["p"] >= 0.001 else "< 0.001"
+            entry |= {"lead": _signed(lead["difference"]), "lead_interval": _range(lead, "+"), "p": p}
+        rows.append(entry)
+    blocks = sorted({int(number) for number in own["blocks"]})
+    return {"rows": rows, "blocks": listing(blocks), "few": blocks[0] < FEW_BLOCKS}
+
+
+def _label(row: Mapping[Any, Any]) -> str:
+    """A run by what it is: model and loss, or the name of a baseline."""
+    parts = [str(row[name]) for name in ("model.name", "loss.name") if name in row and not _empty(row[name])]
+    return " + ".join(parts) or str(row["run"])
+
+
+def _signed(value: float) -> str:
+    return "—" if _empty(value) else f"{value:+.4f}".replace("-", "−")
+
+
+def _range(row: Mapping[Any, Any] | pd.Series[Any], sign: str) -> str:
+    low, high = float(row["low"]), float(row["high"])
+    if math.isnan(low) or math.isnan(high):
+        return "—"
+    return f"{low:{sign}.4f} to {high:{sign}.4f}".replace("-", "−")
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

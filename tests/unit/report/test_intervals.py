@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from pipeline.dataset.blocks import Blocks
 from pipeline.errors import DataError, RunError
 from pipeline.report.intervals import block_counts, score_intervals
 from pipeline.report.results import open_run
+from pipeline.report.table import read_csv, write_csv
 from tests.unit.report.conftest import BLOCK_CHIPS, CHIPS, PX, SPLITS, World
 
 TEST = list(SPLITS["test"])
@@ -78,6 +81,17 @@ def test_a_single_run_has_no_pair(world: World) -> None:
     alone = type(world.study)("demo", world.study.config, world.study.runs[:1])
     singles, pairs = score_intervals(alone, world.results, world.root / "data", alone.runs[0].id)
     assert len(singles) == 3 and pairs.empty and "difference" in pairs.columns
+
+
+def test_tables_read_back_as_written(world: World, tmp_path: Path) -> None:
+    singles, pairs = score_intervals(world.study, world.results, world.root / "data", world.study.runs[0].id)
+    singles.loc[0, "low"] = np.nan
+    for name, written in (("a", singles), ("b", pairs), ("c", pairs.iloc[:0])):
+        write_csv(written, tmp_path / name)
+        back = read_csv(tmp_path / name)
+        assert list(back) == list(written) and len(back) == len(written)
+        if len(written):
+            assert np.array_equal(back["low"].to_numpy(float), written["low"].to_numpy(float), equal_nan=True)
 
 
 def test_what_is_missing_is_one_line(world: World) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.errors import RunError
 from pipeline.report import render as R
 from pipeline.report import table as T
+from pipeline.report.intervals import score_intervals
 from pipeline.report.results import provenance
 
 from .conftest import CLASSES, World, build_world, network, other, study_config
@@ -188,6 +189,24 @@ def test_nothing_breaks_out_of_its_place(world: World) -> None:
     )  # fmt: skip
     assert page.count("script") == 1 and text.count("<script>") == 1 and page.open == []
     assert page.text.count(evil) > 10 and all("onerror" not in attrs for _, attrs in page.tags)
+
+
+def test_intervals_stand_beside_the_scores(world: World) -> None:
+    assert "intervals" not in {attrs.get("id") for _, attrs in render(world)[1].tags}
+    best = T.best_run(T.build_table(world.study, world.results), "val_mean_iou")
+    singles, pairs = score_intervals(world.study, world.results, world.root / "data", best)
+    text, page = render(world, intervals=(singles, pairs))
+    rows = next(table for table in page.tables if table[0][1][0] == "run" and "lead of the best" in table[0][4][0])[1:]
+    assert len(rows) == len(world.study.runs) and "4 blocks of ground" in text and "too narrow" in text
+    own = singles[singles["score"] == "mean_iou"].set_index("run")
+    for run, row in zip(T.ranked(T.build_table(world.study, world.results))["run"], rows, strict=True):
+        cells = [cell[0].strip() for cell in row]
+        assert cells[2] == f"{own.loc[run, 'value']:.4f}"
+        assert cells[3] == f"{own.loc[run, 'low']:.4f} to {own.loc[run, 'high']:.4f}"
+        assert (cells[4] == "—") == (run == best)
+        if run != best:
+            lead = pairs[(pairs["other"] == run) & (pairs["score"] == "mean_iou")].iloc[0]
+            assert cells[4] == f"{lead['difference']:+.4f}".replace("-", "−") and 0 < float(cells[6]) <= 1
 
 
 def test_summary_appears_with_several_seeds_only(world: World, tmp_path: Path) -> None:
