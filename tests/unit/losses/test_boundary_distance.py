@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from pipeline import losses, variants
+from pipeline import losses
 from pipeline.errors import ConfigError, RunError
-from pipeline.losses._distance import signed_distance
 
 
 def distances(target: np.ndarray, index: int) -> np.ndarray:
@@ -45,7 +44,8 @@ def case(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dressed(target: np.ndarray, classes: int) -> dict[str, torch.Tensor]:
-    maps = np.stack([signed_distance(chip.astype(np.uint8), classes) for chip in target])
+    derive = losses.derivations("boundary_distance")["signed_distance"]
+    maps = np.stack([derive(np.zeros((3, *chip.shape), np.uint8), chip.astype(np.uint8), classes) for chip in target])
     return {"mask": torch.tensor(target), "signed_distance": torch.tensor(maps)}
 
 
@@ -79,7 +79,7 @@ def test_a_class_ignored_besides_255_shapes_no_distance(case: tuple[np.ndarray, 
 
 @pytest.mark.parametrize("name", ["boundary_distance", "hausdorff"])
 def test_declares_and_checks_what_it_needs(name: str) -> None:
-    assert variants.declared("losses", name, "TARGETS") == ("signed_distance",)
+    assert losses.needs(name) == ((), ("signed_distance",)) and set(losses.derivations(name)) == {"signed_distance"}
     target = {"mask": torch.zeros(1, 4, 4, dtype=torch.int64), "signed_distance": torch.zeros(1, 2, 4, 4)}
     with pytest.raises(RunError, match=f"loss {name}: signed_distance"):
         losses.create(name)(torch.zeros(1, 3, 4, 4), target)

@@ -49,6 +49,15 @@ def test_equals_the_mean(classes: int, alpha: float) -> None:
     assert single == pytest.approx(expected, rel=1e-6)
 
 
+def test_is_monais_where_both_regions_have_a_boundary() -> None:
+    monai = pytest.importorskip("monai.losses")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 16, 16, generator=generator)
+    target = torch.randint(0, 2, (2, 16, 16), generator=generator)
+    theirs = monai.HausdorffDTLoss(sigmoid=True)(logits, target.unsqueeze(1).float())
+    assert losses.create("hausdorff")(logits, target).item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
 def test_a_false_island_costs_its_squared_distance() -> None:
     """One wrong pixel, d px from the true region and 1 px from its own edge: (d² + 1) / pixels."""
     target = torch.zeros(1, 1, 30, dtype=torch.int64)

@@ -11,6 +11,27 @@ from hypothesis import strategies as st
 from pipeline import losses
 
 
+@pytest.mark.parametrize("per", ["batch", "sample"])
+@pytest.mark.parametrize("classes", [1, 4])
+def test_is_the_librarys_where_that_has_it(classes: int, per: str) -> None:
+    """segmentation-models-pytorch: the softmax form for classes, the hinge for one logit; value and slope."""
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(2, classes, 9, 8, generator=generator)
+    target = torch.randint(0, max(2, classes), (2, 9, 8), generator=generator)
+    target[:, :2] = 255
+    ours = losses.create("lovasz", form="hinge" if classes == 1 else "error", per=per)
+    theirs = LovaszLoss("binary" if classes == 1 else "multiclass", per_image=per == "sample", ignore_index=255)
+    found = []
+    for loss in (ours, theirs):
+        given_logits = logits.clone().requires_grad_()
+        value = loss(given_logits, target)
+        value.backward()
+        found.append((value.detach(), given_logits.grad))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 def extension(errors: np.ndarray, truth: np.ndarray) -> float:
     """Σ m_πi (F({π1 … πi}) − F({π1 … πi−1})), F of every set counted anew."""
 
