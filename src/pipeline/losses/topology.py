@@ -41,7 +41,7 @@ def build(
     stored in checkpoints. It looks at every class of every image by itself, so the loss costs more than most networks.
 
     Args:
-        layers: conv1_1 to conv5_4; the default is the paper's.
+        layers: conv1_1 to conv5_4; the default is what implementations of the paper take.
         weights: ``imagenet`` takes torchvision's file from torch's hub folder, or fetches it there; a path takes that
             file (.pth or .safetensors with torchvision's names); ``none`` takes random weights, the same every time.
         class_weights: a weight per class for the mean over classes; None weighs all alike.
