@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from pipeline.models._blocks import resize
 
 
 class AttentionGate(nn.Module):
@@ -33,18 +34,10 @@ class AttentionGate(nn.Module):
 
     def coefficients(self, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         """Return α [N, 1, H, W] in 0 to 1 of the skip [N, skip, H, W] and the level below [N, below, h, w]."""
-        seen = self.from_skip(_resampled(skip, below))
+        seen = self.from_skip(resize(skip, below))
         score = self.score(torch.relu(seen + self.from_signal(self.signal(below))))
-        return _resampled(torch.sigmoid(score), skip)
+        return resize(torch.sigmoid(score), skip)
 
     def forward(self, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         """Return the weighted skip [N, skip, H, W] of the skip and the level below [N, below, h, w]."""
         return skip * self.coefficients(skip, below)
-
-
-def _resampled(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`image` [N, C, h, w] on the pixel grid of `like` [N, ., H, W], bilinear, edges aligned."""
-    size = like.shape[-2:]
-    if image.shape[-2:] == size:
-        return image
-    return functional.interpolate(image, size=size, mode="bilinear", align_corners=False)
