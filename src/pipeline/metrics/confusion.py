@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE = 255
-CACHE_PX = 1 << 17
+ONE_THREAD_PX = 32767  # torch splits the arithmetic of more among threads, which is slower where others compute too
+MEMORY_PX = 1 << 24  # bounds what a GPU holds besides
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Array = np.ndarray[Any, Any]
@@ -67,14 +69,18 @@ def confusion_counts_torch(
     if truth.shape != predicted.shape or truth.ndim != 3:
         shapes = f"truth {list(truth.shape)} and prediction {list(predicted.shape)}"
         raise RunError(f"confusion: {shapes} are not both [N, H, W]")
-    step = len(truth)
-    if truth.device.type == "cpu":  # a few chips at a time stay in the processor's cache
-        step = CACHE_PX // max(1, truth.shape[1] * truth.shape[2])
-    step = max(1, step)
-    starts = range(0, max(1, len(truth)), step)
-    tables = torch.cat([_tables(truth[at : at + step], predicted[at : at + step], classes, ignore) for at in starts])
-    counts = tables[:, :classes, :classes]
-    if bool((tables[:, : classes + 1].sum() - counts.sum()) > 0):
+    at_once = ONE_THREAD_PX if truth.device.type == "cpu" else MEMORY_PX
+    pixels = max(1, truth.shape[1] * truth.shape[2])
+    step, width = max(1, at_once // pixels), math.ceil(pixels / math.ceil(pixels / at_once))
+    parts = []
+    for first in range(0, max(1, len(truth)), step):
+        rows, columns = (values[first : first + step].flatten(1) for values in (truth, predicted))
+        pieces = [slice(start, start + width) for start in range(0, pixels, width)]
+        tables = [_tables(rows[:, piece], columns[:, piece], classes, ignore) for piece in pieces]
+        parts.append(torch.stack(tables).sum(dim=0))
+    found = torch.cat(parts)
+    counts = found[:, :classes, :classes]
+    if bool((found[:, : classes + 1].sum() - counts.sum()) > 0):
         valid = truth != ignore
         for name, values in (("truth", truth[valid].long()), ("prediction", predicted[valid].long())):
             if not 0 <= int(values.min()) <= int(values.max()) < classes:
@@ -83,26 +89,30 @@ def confusion_counts_torch(
 
 
 def _tables(truth: torch.Tensor, predicted: torch.Tensor, classes: int, ignore: int) -> torch.Tensor:
-    """Counts [N, C + 2, C + 1] of chips: index C is any class outside 0 to C − 1, row C + 1 the ignored pixels."""
+    """Counts [N, C + 2, C + 1] of chips [N, pixels]: index C is any other class, row C + 1 the ignored pixels."""
     import torch
 
     chips, cells = len(truth), (classes + 2) * (classes + 1)
-    dtype = torch.uint8 if chips * cells <= 256 else torch.int32 if chips * cells < 2**31 else torch.int64
+    dtype = torch.uint8 if cells <= 256 else torch.int32
     rows = _codes(truth, classes, dtype).masked_fill_(truth == ignore, classes + 1)
     cell = rows.mul_(classes + 1).add_(_codes(predicted, classes, dtype))
     if chips > 1:
-        cell += torch.arange(0, chips * cells, cells, dtype=dtype, device=cell.device).view(-1, 1, 1)
-    return torch.bincount(cell.flatten(), minlength=chips * cells).view(chips, classes + 2, classes + 1)
+        cell = cell + torch.arange(0, chips * cells, cells, device=cell.device).view(-1, 1)
+    counts = torch.bincount(cell.flatten(), minlength=chips * cells)
+    return counts.view(chips, classes + 2, classes + 1)
 
 
 def _codes(values: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
     """A copy in which everything outside 0 to C − 1 is C."""
     import torch
 
-    if not values.dtype.is_signed:
-        return values.clamp(max=min(classes, torch.iinfo(values.dtype).max)).to(dtype)
-    codes = values.clamp(-1, classes).to(dtype)
-    return codes.clamp_(max=classes) if dtype == torch.uint8 else codes.masked_fill_(codes < 0, classes)
+    if values.dtype == torch.uint8:
+        return values.clamp(max=min(classes, 255)).to(dtype)
+    if values.numel() and values.device.type == "cpu":
+        low, high = torch.aminmax(values)
+        if int(low) >= 0 and int(high) <= 255:  # looking costs less than a clamped copy in 64 bits
+            return values.to(torch.uint8).clamp_(max=min(classes, 255)).to(dtype)
+    return values.masked_fill((values < 0) | (values > classes), classes).to(dtype)
 
 
 def _beyond(name: str, low: int, high: int, classes: int) -> RunError:

@@ -53,6 +53,46 @@ def test_counts_of_chips_equal_torchmetrics_and_numpy(dtype: torch.dtype) -> Non
         assert np.array_equal(counts[chip].numpy(), confusion_counts(truth[chip], predicted[chip], 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [1, 2, 14, 15, 100])
+@pytest.mark.parametrize("shape", [(3, 16, 12), (200, 3, 2), (2, 70, 60)])
+def test_counts_of_any_number_of_classes_chips_and_type(dtype: torch.dtype, classes: int, shape: tuple) -> None:
+    """Small tables fit into 8 bits, others not; small chips are counted many at a time, large ones one by one."""
+    generator = torch.Generator().manual_seed(classes)
+    truth, predicted = (torch.randint(0, classes, shape, generator=generator).to(dtype) for _ in range(2))
+    ignore = 127 if dtype == torch.int8 else 255
+    truth[torch.rand(shape, generator=generator) < 0.1] = ignore
+    before = truth.clone(), predicted.clone()
+    counts = confusion_counts_torch(truth, predicted, classes, ignore)
+    assert torch.equal(truth, before[0]) and torch.equal(predicted, before[1]) and counts.dtype == torch.int64
+    for chip in (0, 1, shape[0] - 1):
+        expected = confusion_counts(truth[chip].numpy(), predicted[chip].numpy(), classes, ignore)
+        assert np.array_equal(counts[chip].numpy(), expected)
+
+
+@pytest.mark.parametrize("ignore", [255, -100, 0, 7])
+def test_any_value_may_be_ignored(ignore: int) -> None:
+    truth, predicted = maps(5)
+    signed = np.where(truth == 255, ignore, truth.astype(np.int64))
+    expected = confusion_counts(signed, predicted, 4, ignore)
+    tensors = torch.from_numpy(signed), torch.from_numpy(predicted).transpose(1, 2).transpose(1, 2)
+    assert np.array_equal(confusion_counts_torch(*tensors, 4, ignore).sum(0).numpy(), expected)
+
+
+@pytest.mark.parametrize("value", [-1, 4, 5, 14, 256, 260, 65536, 2**32, -(2**40)])
+@pytest.mark.parametrize("which", ["truth", "prediction"])
+def test_no_value_wraps_into_a_class(value: int, which: str) -> None:
+    """Values whose low bits look like a class or like 255 are named as what they are."""
+    pair = {"truth": torch.zeros(2, 5, 5, dtype=torch.int64), "prediction": torch.zeros(2, 5, 5, dtype=torch.int64)}
+    pair[which][1, 2, 3] = value
+    low, high = min(0, value), max(0, value)
+    with pytest.raises(RunError, match=f"confusion: {which} has classes {low} to {high}, but there are only 0 to 3"):
+        confusion_counts_torch(pair["truth"], pair["prediction"], 4)
+    pair["truth"][1, 2, 3] = 255
+    if which == "prediction":
+        assert confusion_counts_torch(pair["truth"], pair["prediction"], 4).sum() == 49
+
+
 def test_scores_equal_scikit_learn_and_torchmetrics() -> None:
     truth, predicted = maps(1)
     valid = truth != 255
