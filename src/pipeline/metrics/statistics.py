@@ -52,6 +52,28 @@ class PairedTest:
     exact: bool
 
 
+def by_block(counts: Array, blocks: Sequence[Any] | Array) -> Array:
+    """Sum counts per chip into counts per block.
+
+    Args:
+        counts: [N, C, C] integers, rows truth.
+        blocks: N names or numbers of blocks, one per chip.
+
+    Returns:
+        [B, C, C] int64, blocks in the order of their names.
+
+    Raises:
+        RunError: when there are not as many names as chips.
+    """
+    table = np.asarray(counts)
+    if table.ndim != 3 or len(blocks) != len(table):
+        raise RunError(f"statistics: {len(blocks)} names of blocks for counts per chip {list(table.shape)}")
+    names, place = np.unique(np.asarray(blocks), return_inverse=True)
+    sums = np.zeros((len(names), *table.shape[1:]), np.int64)
+    np.add.at(sums, place, table)
+    return sums
+
+
 def block_interval(
     counts: Array, score: Score = "mean_iou", level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.metrics import from_confusion
 from pipeline.metrics.statistics import (
     block_interval,
+    by_block,
     mean_of_last,
     median_of_last,
     paired_test,
@@ -61,6 +62,16 @@ def test_covers_what_it_says() -> None:
         for found in (block_interval(blocks(40, seed), "accuracy", draws=300, seed=seed) for seed in range(300))
     )
     assert 0.89 <= covered / 300 <= 0.98
+
+
+def test_chips_are_summed_by_block() -> None:
+    counts = blocks(7)
+    names = ["b", "a", "b", "c", "a", "b", "c"]
+    expected = [sum(part for part, name in zip(counts, names, strict=True) if name == block) for block in "abc"]
+    assert np.array_equal(by_block(counts, names), expected)
+    assert np.array_equal(by_block(counts, np.arange(7)), counts)
+    with pytest.raises(RunError, match=r"2 names of blocks for counts per chip \[7, 2, 2\]"):
+        by_block(counts, ["a", "b"])
 
 
 def test_deterministic_and_by_seed() -> None:
