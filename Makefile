@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := demo
-.PHONY: help setup demo test test-all test-real lint format bench lock pull schema
+.PHONY: help setup demo test test-all test-real lint format bench models lock pull schema
 
 help:            ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-all: lint   ## everything, also what is slow or needs real data
 
 bench: setup     ## time and memory of the demo study, of acquisition and labels beside their peers
 	@$(BIN)/python -m benchmarks
+
+models: setup    ## every network: parameters, multiply-adds at 256 x 256 px, images per second here
+	@$(BIN)/python -m benchmarks.models
 
 pull: setup      ## fetch results with DVC and tell snakemake that they are up to date
 	@$(BIN)/dvc pull

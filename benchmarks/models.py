@@ -1,0 +1,173 @@
+"""Every network: parameters, multiply-adds at 256², images per second and training steps on this machine.
+
+A Markdown table; nothing is bounded, since seconds are the machine's. On a GPU with bf16 and channels-last.
+
+    .venv/bin/python -m benchmarks.models [unet resunet_a …] [--threads 2] [--seconds 2] [--compile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import models, variants
+
+SIDE_PX, BANDS, CLASSES = 256, 3, 4
+BATCH = {"cpu": 2, "cuda": 16}
+PATIENCE_S = 12.0  # a training step that would take longer is not measured
+FURTHER: dict[str, list[dict[str, Any]]] = {  # besides each variant's defaults
+    "resunet_a": [
+        {"head": "cmtsk"},
+        {"depth": "d7v1"},
+        {"depth": "d7v2"},
+        {"depth": "d7v2", "head": "cmtsk"},
+    ],
+    "double_unet": [{"mode": "parallel"}],
+    "smp": [
+        {"encoder": "vgg16"},
+        {"encoder": "densenet121"},
+        {"encoder": "inceptionresnetv2"},
+        {"arch": "DeepLabV3Plus", "encoder": "resnet34"},
+        {"arch": "UPerNet", "encoder": "tu-swin_tiny_patch4_window7_224"},
+        {"arch": "UPerNet", "encoder": "tu-convnext_tiny"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of the table; None where a step would have taken too long."""
+
+    parameters: int
+    multiply_adds: int
+    images_per_s: float
+    trained_per_s: float | None
+    peak_bytes: int | None
+
+
+def entries(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Networks and parameters to measure: those of `names`, else all."""
+    chosen = names or variants.names("models")
+    return [(name, params) for name in chosen for params in [{}, *FURTHER.get(name, [])]]
+
+
+def work(name: str, params: dict[str, Any]) -> tuple[int, int]:
+    """Trainable parameters and multiply-adds of one image, counted without any arithmetic."""
+    with torch.device("meta"), torch.no_grad():
+        network = models.create(name, BANDS, CLASSES, **params).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, BANDS, SIDE_PX, SIDE_PX))
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return trainable, counter.get_total_flops() // 2
+
+
+def per_second(call: Callable[[], object], images: int, device: torch.device, seconds: float) -> float:
+    """Images per second of `call` after one call to warm up, in about `seconds`; the fastest call counts."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    first, end = once(), time.perf_counter() + seconds
+    if first > PATIENCE_S:
+        return images / first
+    best = once()
+    while time.perf_counter() < end:
+        best = min(best, once())
+    return images / best
+
+
+def measure(name: str, params: dict[str, Any], device: torch.device, seconds: float, compiled: bool) -> Measured:
+    """Count and time one network: forward in eval mode, then a training step with Adam and the cross entropy."""
+    parameters, multiply_adds = work(name, params)
+    torch.manual_seed(0)
+    count = BATCH[device.type]
+    network = models.create(name, BANDS, CLASSES, **params).to(device, memory_format=torch.channels_last)
+    images = torch.rand(count, BANDS, SIDE_PX, SIDE_PX, device=device).to(memory_format=torch.channels_last)
+    target = torch.randint(0, CLASSES, (count, SIDE_PX, SIDE_PX), device=device)
+    optimizer = torch.optim.Adam(network.parameters())
+    called = torch.compile(network) if compiled else network
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            called(images)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            outputs = called(images)
+            heads = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+            loss = torch.nn.functional.cross_entropy(heads[0].float(), target)
+            loss = loss + sum(head.float().square().mean() for head in heads[1:])
+        loss.backward()
+        optimizer.step()
+
+    network.eval()
+    forwards = per_second(forward, count, device, seconds)
+    trained = None
+    if 4 * count / forwards < PATIENCE_S:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        network.train()
+        trained = per_second(step, count, device, seconds)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" and trained else None
+    return Measured(parameters, multiply_adds, forwards, trained, peak)
+
+
+def rate(value: float | None) -> str:
+    """Three digits; a dash for what was not measured."""
+    return "–" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def label(name: str, params: dict[str, Any]) -> str:
+    """The entry as a study writes it."""
+    return (
+        f"`{name}`" if not params else f"`{name}: {{{', '.join(f'{key}: {value}' for key, value in params.items())}}}`"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="variants of src/pipeline/models/; default: all")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the CPU")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--compile", action="store_true", help="under torch.compile")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
+    how = f"{'bf16' if device.type == 'cuda' else 'fp32'}{', torch.compile' if options.compile else ''}"
+    print(
+        f"{SIDE_PX} × {SIDE_PX} px, {BANDS} bands, {CLASSES} classes; {where}, {how}, batches of {BATCH[device.type]}."
+    )
+    print(f"– : a step would have taken more than {PATIENCE_S:.0f} s.\n")
+    columns = ["parameters", "multiply-adds, 10⁹", "images/s", "trained images/s"]
+    columns += ["peak of a step, GiB"] if device.type == "cuda" else []
+    print(f"| network | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
+    for name, params in entries(options.names):
+        row = measure(name, params, device, options.seconds, options.compile)
+        cells = [
+            f"{row.parameters:,}",
+            f"{row.multiply_adds / 1e9:.2f}",
+            rate(row.images_per_s),
+            rate(row.trained_per_s),
+        ]
+        cells += [rate(row.peak_bytes / 2**30 if row.peak_bytes else None)] if device.type == "cuda" else []
+        print(f"| {label(name, params)} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
