@@ -12,8 +12,10 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
+from pipeline import variants
 from pipeline.grid import tile_of_grid, web_mercator_grid
 from pipeline.schema import LandcoverConfig, LandcoverService, LandcoverVector
+from pipeline.study_schema import StudyConfig
 from tests.support.project import FILE_BLOCK, ROOT
 
 
@@ -62,3 +64,39 @@ def test_the_keys_of_land_covers_are_those_of_the_models() -> None:
     }
     models = {"raster": LandcoverConfig, "vector": LandcoverVector, "arcgis": LandcoverService}
     assert listed == {(kind, key) for kind, model in models.items() for key in model.model_fields if key != "kind"}
+
+
+def test_every_model_loss_and_metric_stands_in_the_page_of_variants() -> None:
+    page = read("docs/variants.md")
+    for family in ("models", "losses", "metrics"):
+        part = page.partition(f"\n## {family.capitalize()}\n")[2].partition("\n## ")[0]
+        rows = [row.split(" | ")[0] for row in re.findall(r"^\| (`.*)$", part, re.M)]
+        listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        assert sorted(listed) == sorted(variants.names(family)), family
+
+
+def test_parameters_that_the_page_of_variants_names_exist() -> None:
+    page = read("docs/variants.md")
+    for family in ("models", "losses", "metrics"):
+        part = page.partition(f"\n## {family.capitalize()}\n")[2].partition("\n## ")[0]
+        for row in re.findall(r"^\| (`.*)$", part, re.M):
+            first, _, rest = row.partition(" | ")
+            known = {key for name in re.findall(r"`(\w+)`", first) for key in variants.parameters(family, name)}
+            named = {text.partition(":")[0] for text in re.findall(r"`([a-z_0-9]+(?:: [^`]*)?)`", rest)}
+            assert named - known <= set(variants.names("models") + variants.names("losses")), first
+
+
+def test_the_papers_settings_are_valid() -> None:
+    """Each snippet of the page of variants, as part of the demo study."""
+    base = yaml(read("config/studies/demo.yaml"))
+    snippets = re.findall(r"^```yaml\n(.*?)^```$", read("docs/variants.md"), re.M | re.S)
+    for text in snippets:
+        content = {**base, "baselines": [], **yaml(text)}
+        content["metrics"] = [entry for entry in content.get("metrics", []) if "background" not in str(entry)]
+        config = StudyConfig.model_validate(content)
+        for family in ("models", "losses", "metrics"):
+            for entry in getattr(config, family):
+                name, params = variants.entry_of(entry, "docs/variants.md")
+                params.pop("train", None)
+                assert variants.check(family, name, params, "docs/variants.md") is not None
+    assert len(snippets) >= 6
