@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "pipeline",
 }
+TITLE_WIDTH = 40  # characters that stand above a panel
 FEW_RUNS = 8  # up to here each run has its own colour and name in the learning curves
 MOST_BARS = 10  # rows of the per-class chart
 SCORE_NAMES = {
@@ -91,7 +93,7 @@ def learning_curves(study: Study, results: Path, out: Path, table: pd.DataFrame)
         for ax, loss in zip(axes, losses, strict=False):
             own = [run for run in networks if _loss(run) == loss]
             _draw(ax, own, histories, labels, colours, best, {"train_loss": "--", "val_loss": "-"})
-            ax.set_title(f"Loss: {loss}")
+            ax.set_title(textwrap.shorten(f"Loss: {loss}", TITLE_WIDTH, placeholder=" …"))
         for ax, score in zip(axes[first_score:], scores, strict=False):
             _draw(ax, networks, histories, labels, colours, best, {score: "-"})
             ax.set_title(SCORE_NAMES[score])
