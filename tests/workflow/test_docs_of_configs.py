@@ -83,7 +83,8 @@ def test_parameters_that_the_page_of_variants_names_exist() -> None:
             first, _, rest = row.partition(" | ")
             known = {key for name in re.findall(r"`(\w+)`", first) for key in variants.parameters(family, name)}
             named = {text.partition(":")[0] for text in re.findall(r"`([a-z_0-9]+(?:: [^`]*)?)`", rest)}
-            assert named - known <= set(variants.names("models") + variants.names("losses")), first
+            others = {name for other in ("models", "losses", "metrics") for name in variants.names(other)}
+            assert named - known <= others, first
 
 
 def test_the_papers_settings_are_valid() -> None:
