@@ -75,8 +75,9 @@ class StudyConfig(Section):
         description="further scores, files of src/pipeline/metrics: names, or {name: {parameter: value}}",
     )
     last_epochs: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="add the median of every validation score over the last k epochs of a run"
+        None, description="add every validation score over the last k epochs of a run"
     )
+    last_statistic: Literal["median", "mean"] = Field("median", description="what of the last epochs is taken")
 
 
 class MainConfig(Section):

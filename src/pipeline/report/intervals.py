@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.dataset.blocks import Blocks
 from pipeline.errors import DataError
-from pipeline.metrics.statistics import block_interval, paired_test
+from pipeline.metrics.statistics import block_interval, by_block, paired_test
 from pipeline.report.results import Array, RunResult, open_run
 
 if TYPE_CHECKING:
@@ -85,14 +85,13 @@ def block_counts(result: RunResult, data: Path) -> Array:
     unknown = cells.loc[~cells["chip_id"].isin(index.index), "chip_id"]
     if len(unknown):
         raise DataError(f"run {result.run.id}: chip {unknown.iloc[0]} is not in data/{spec['region']}; run it again")
-    corner = index.loc[cells["chip_id"], ["row_px", "col_px"]].to_numpy(np.int64)
-    row, col = ((corner + index.attrs["px"] // 2 - blocks.origin_px) // blocks.size_px).T
-    numbers, at = np.unique(row * blocks.codes.shape[1] + col, return_inverse=True)
-    classes = len(result.classes)
-    counts = np.zeros((len(numbers), classes, classes), np.int64)
+    chip, names = pd.factorize(cells["chip_id"])
+    counts = np.zeros((len(names), len(result.classes), len(result.classes)), np.int64)
     truth, predicted = cells["truth"].to_numpy(np.int64), cells["predicted"].to_numpy(np.int64)
-    np.add.at(counts, (at, truth, predicted), cells["pixels"].to_numpy(np.int64))
-    return counts
+    np.add.at(counts, (chip, truth, predicted), cells["pixels"].to_numpy(np.int64))
+    corner = index.loc[names, ["row_px", "col_px"]].to_numpy(np.int64)
+    row, col = ((corner + index.attrs["px"] // 2 - blocks.origin_px) // blocks.size_px).T
+    return by_block(counts, row * blocks.codes.shape[1] + col)
 
 
 def _chip_index(folder: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.errors import DataError, RunError
 from pipeline.files import atomic_file, write_text
 from pipeline.metrics import from_confusion
-from pipeline.metrics.statistics import median_of_last
+from pipeline.metrics.statistics import mean_of_last, median_of_last, seed_summary
 from pipeline.report.results import (
     IGNORE,
     Array,
@@ -52,7 +52,7 @@ def build_table(
 
     Returns:
         Columns ``run, kind``, the varied settings by dotted path, ``seed, checkpoint``, ``val_*`` and ``test_*``
-        (accuracy, mean_iou, mean_f1, jaccard_coefficient, loss, absent), with `last_epochs` the medians
+        (accuracy, mean_iou, mean_f1, jaccard_coefficient, loss, absent), with `last_epochs` the
         ``val_<score>_last`` of what history.csv has, the further scores, ``test_iou_<class>``, with a truth
         ``truth_mean_iou, truth_accuracy``, then ``parameters, epochs, seconds``. accuracy, mean_iou, mean_f1 and IoU
         come from confusion counts summed over all pixels of a split; ``jaccard_coefficient`` and ``loss`` are the
@@ -74,7 +74,7 @@ def build_table(
         row |= {f"{split}_{name}": result.scores[f"{split}_{name}"] for split in ("val", "test") for name in _ORDER}
         history = result.history()
         if study.config.last_epochs is not None:
-            row |= last_medians(history, study.config.last_epochs)
+            row |= last_scores(history, study.config.last_epochs, study.config.last_statistic)
         row |= {name: (measures or {}).get(run.id, {}).get(name, math.nan) for name in further}
         iou = from_confusion(result.test) if result.test.sum() else {}
         by_name = {name: iou.get(f"iou_{index}", math.nan) for index, name in enumerate(result.classes)}
@@ -93,15 +93,17 @@ def build_table(
 _ORDER = ("accuracy", "mean_iou", "mean_f1", "jaccard_coefficient", "loss", "absent")
 
 
-def last_medians(history: pd.DataFrame | None, last: int) -> dict[str, float]:
-    """``val_<score>_last``: the median of each validation score over the last epochs of a run; {} without a history.
+def last_scores(history: pd.DataFrame | None, last: int, statistic: str = "median") -> dict[str, float]:
+    """``val_<score>_last``: median or mean of each validation score over a run's last epochs; {} without a history.
 
-    The medical thesis's protocol reports it over the last five epochs. A shorter run takes the epochs it has.
+    The medical thesis's protocols report the median of the last five, or the mean of the last three. A shorter run
+    takes the epochs it has.
     """
     if history is None:
         return {}
+    of_last = {"median": median_of_last, "mean": mean_of_last}[statistic]
     scores = [str(name) for name in history if str(name).startswith("val_")]
-    return {f"{name}_last": median_of_last(history[name].tolist(), last) for name in scores}
+    return {f"{name}_last": of_last(history[name].tolist(), last) for name in scores}
 
 
 def _is_whole(value: Any) -> bool:
@@ -206,8 +208,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         part = table.iloc[positions]
         row: dict[str, Any] = {name: part[name].iloc[0] for name in ("kind", *settings)} | {"n": len(part)}
         for score in score_columns(table):
-            numbers = part[score].astype(float)
-            row |= {f"{score}_mean": numbers.mean(), f"{score}_sd": numbers.std(ddof=1)}
+            over = seed_summary(part[score].astype(float).tolist())
+            row |= {f"{score}_mean": over["mean"], f"{score}_sd": over["sd"]}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -17,7 +17,7 @@ from pipeline.errors import RunError
 from pipeline.report.measures import headline_scores, measure_run
 from pipeline.report.results import lower_is_better, open_run
 from pipeline.report.study import _measures
-from pipeline.report.table import best_rows, build_table, last_medians
+from pipeline.report.table import best_rows, build_table, last_scores
 from tests.unit.report.conftest import CLASSES, GSD_M, SPLITS, World
 
 TEST = list(SPLITS["test"])
@@ -94,13 +94,16 @@ def test_headline_scores() -> None:
     assert list(shown) == ["test_mean_iou_without_water", "test_x"] and math.isnan(shown["test_x"])
 
 
-def test_medians_of_the_last_epochs(built: World) -> None:
+def test_scores_of_the_last_epochs(built: World) -> None:
     config = built.study.config.model_copy(update={"last_epochs": 3})
     table = build_table(replace(built.study, config=config), built.results)
     history = open_run(built.study.runs[0], built.results, "val_mean_iou").history()
     assert table["val_mean_iou_last"].iloc[0] == sorted(history["val_mean_iou"].tail(3))[1]
     assert table["val_mean_iou_last"].isna().tolist() == [False] * 4 + [True] * 2
-    assert lower_is_better("val_loss_last") and last_medians(None, 3) == {}
+    assert lower_is_better("val_loss_last") and last_scores(None, 3) == {}
+    config = config.model_copy(update={"last_epochs": 4, "last_statistic": "mean"})
+    table = build_table(replace(built.study, config=config), built.results)
+    assert table["val_mean_iou_last"].iloc[0] == pytest.approx(history["val_mean_iou"].tail(4).mean())
     assert "val_mean_iou_last" not in build_table(built.study, built.results)
 
 
