@@ -164,8 +164,9 @@ def researcher(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.of_sources(tmp_path_factory.mktemp("researcher") / "project")
     blocks = write_blocks(project, "docs/adding-a-variant.md")
     assert {Path(name).name for name in blocks} == {
-        "dice.py",
+        "log_cosh_dice.py",
         "dilated.py",
+        "lowest_iou.py",
         "nearest_colour.smk",
         "nearest_colour.py",
         "mine.yaml",
@@ -186,45 +187,52 @@ def test_new_variants_join_a_study_and_only_their_runs_depend_on_them(researcher
         "evaluate": 4,
     }
     for run, inputs in trainings.items():
-        assert ("src/pipeline/losses/dice.py" in inputs) == ("-dice-" in run)
+        assert ("src/pipeline/losses/log_cosh_dice.py" in inputs) == ("-log_cosh_dice-" in run)
         assert ("src/pipeline/models/dilated.py" in inputs) == ("-dilated-" in run)
+        assert "src/pipeline/metrics/lowest_iou.py" not in inputs
 
 
 @pytest.mark.workflow
 def test_new_variants_keep_the_contracts_and_pass_the_linters(researcher: Project) -> None:
-    contracts = ["tests/unit/losses/test_losses_contract.py", "tests/unit/models/test_models_contract.py"]
+    new = {"losses": "log_cosh_dice", "models": "dilated", "metrics": "lowest_iou"}
+    contracts = [f"tests/unit/{family}/test_{family}_contract.py" for family in new]
     python = str(Path(sys.executable))
     done = researcher.run(
-        *(python, "-m", "pytest", *contracts, "-k", "dice or dilated", "-q", "-rA"), **own_source(researcher)
+        *(python, "-m", "pytest", *contracts, "-k", " or ".join(new.values()), "-q", "-rA"), **own_source(researcher)
     )
-    assert "[dice" in done.text and "[dilated" in done.text, done.text
-    new = ["src/pipeline/losses/dice.py", "src/pipeline/models/dilated.py", "scripts/nearest_colour.py"]
-    researcher.run(python, "-m", "ruff", "check", *new)
-    researcher.run(python, "-m", "ruff", "format", "--check", *new)
+    assert all(done.text.count(f"[{name}") >= 8 for name in new.values()), done.text
+    files = [*(f"src/pipeline/{family}/{name}.py" for family, name in new.items()), "scripts/nearest_colour.py"]
+    researcher.run(python, "-m", "ruff", "check", *files)
+    researcher.run(python, "-m", "ruff", "format", "--check", *files)
     researcher.run(python, "-m", "snakefmt", "--check", "rules/variants/nearest_colour.smk")
 
 
 @pytest.mark.workflow
-def test_the_dice_loss_is_its_equation(researcher: Project) -> None:
+def test_the_examples_are_their_equations(researcher: Project) -> None:
     code = """
-import json, torch
-from pipeline import losses, models
+import json, numpy as np, torch
+from pipeline import losses, metrics, models
 torch.manual_seed(0)
 logits, target = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.randint(0, 3, (2, 8, 8))
 target[0, :2] = 255
-value = float(losses.create("dice", smooth=0.5)(logits, target))
+value = float(losses.create("log_cosh_dice", smooth=0.5)(logits, target))
+weighted = float(losses.create("log_cosh_dice", smooth=0.5, class_weights=[1, 0, 3])(logits, target))
 shape = list(models.create("dilated", in_channels=4, classes=3, width=5)(torch.zeros(1, 4, 20, 31)).shape)
-print(json.dumps([value, shape, logits.tolist(), target.tolist()]))
+counts = np.array([[5, 1, 0], [2, 2, 0], [0, 1, 0]])
+lowest = [metrics.create("lowest_iou", min_pixels=n)(counts, ["a", "b", "c"])["lowest_iou"] for n in (1, 2, 7)]
+print(json.dumps([value, weighted, shape, lowest[:2], str(lowest[2]), logits.tolist(), target.tolist()]))
 """
     done = researcher.run(sys.executable, "-c", code, **own_source(researcher))
-    value, shape, logits, target = json.loads(done.stdout)
+    value, weighted, shape, lowest, last, logits, target = json.loads(done.stdout)
     scores, truth = np.array(logits), np.array(target)
     odds = np.exp(scores)
     p = np.moveaxis(odds / odds.sum(axis=1, keepdims=True), 1, -1)[truth != 255]
     y = np.eye(3)[truth[truth != 255]]
-    expected = 1 - np.mean((2 * (p * y).sum(0) + 0.5) / (p.sum(0) + y.sum(0) + 0.5))
-    assert value == pytest.approx(expected, rel=1e-9)
+    dice = (2 * (p * y).sum(0) + 0.5) / (p.sum(0) + y.sum(0) + 0.5)
+    assert value == pytest.approx(np.log(np.cosh(1 - dice.mean())), rel=1e-9)
+    assert weighted == pytest.approx(np.log(np.cosh(1 - (dice[0] + 3 * dice[2]) / 4)), rel=1e-9)
     assert shape == [1, 3, 20, 31]
+    assert lowest == pytest.approx([0, 2 / 6]) and last == "nan"
 
 
 @pytest.mark.workflow
@@ -266,7 +274,7 @@ def test_the_rule_of_ones_own_predicts_the_nearest_colour(researcher: Project, t
 def test_the_other_snippets_of_studies_are_valid(researcher: Project) -> None:
     snippets = re.findall(r"^```yaml\n(.*?)^```$", read("docs/adding-a-variant.md"), re.MULTILINE | re.DOTALL)
     parts = [part for text in snippets if "data" not in (part := yaml(text))]
-    assert len(parts) == 2
+    assert len(parts) == 3
     base = yaml(researcher.path("config/studies/mine.yaml").read_text())
     for number, part in enumerate(parts):
         content = {**base, **part, "baselines": []}
