@@ -131,6 +131,7 @@ def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model:
             train = train.model_copy(update={key: getattr(checked, key) for key in checked.model_fields_set})
     model_params = variants.check("models", model_name, model_params, f"{place}: models")
     loss_params = variants.check("losses", loss_name, loss_params, f"{place}: losses")
+    _check_outputs((model_name, model_params), (loss_name, loss_params), place)
     for settings in _product(train.model_dump()):
         for seed in config.seeds:
             yield {
@@ -142,6 +143,19 @@ def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model:
                 "train": settings,
                 "seed": seed,
             }
+
+
+def _check_outputs(model: tuple[str, dict[str, Any]], loss: tuple[str, dict[str, Any]], place: str) -> None:
+    """ConfigError when a loss, or one that it is made of, asks for outputs that the model does not give."""
+    gives = getattr(variants.light("models", model[0]), "outputs", None)
+    given = gives(**model[1]) if gives else variants.declared("models", model[0], "OUTPUTS", ("mask",))
+    for family, name in variants.used("losses", *loss):
+        lacking = [output for output in variants.declared(family, name, "OUTPUTS", ()) if output not in given]
+        if lacking:
+            raise ConfigError(
+                f"{place}: losses: {name!r} needs the outputs {', '.join(lacking)}, which model {model[0]!r} does not "
+                "give as it is set; resunet_a gives them with head: mtsk or cmtsk, a model of one's own with OUTPUTS"
+            )
 
 
 def _check_select(config: StudyConfig, losses: list[dict[str, Any]], place: str) -> None:

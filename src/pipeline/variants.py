@@ -128,11 +128,11 @@ def check(family: str, name: Any, params: dict[str, Any] | None, place: str) -> 
         else:
             raise ConfigError(f"{place}: {noun} {name!r} has no parameter {key!r}; {choices(str(key), declared)}")
         check_json(resolved[key], f"{place}: {noun} {name!r}: {key}")
-    light = _light(family, name)
-    if light is None:
+    further = light(family, name)
+    if further is None:
         return resolved
     try:
-        replaced: dict[str, Any] | None = light.check(**resolved)
+        replaced: dict[str, Any] | None = further.check(**resolved)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     return resolved if replaced is None else replaced
@@ -158,7 +158,7 @@ def used(family: str, name: str, params: dict[str, Any]) -> list[tuple[str, str]
         params: its parameters; those left out take their defaults.
     """
     found = [(family, name)]
-    uses = getattr(_light(family, name), "uses", None)
+    uses = getattr(light(family, name), "uses", None)
     if uses is not None:
         for inner, its in uses(**{**parameters(family, name), **params}):
             found += used(family, inner, its)
@@ -179,11 +179,12 @@ def files_of(spec: dict[str, Any]) -> list[Path]:
     return [module_path(*variant) for one in known for variant in used(*one)]
 
 
-def _light(family: str, name: str) -> ModuleType | None:
+def light(family: str, name: str) -> ModuleType | None:
     """The light module ``_<name>.py`` of a variant, which says what its signature cannot, where there is one.
 
     Its ``check(**params)`` raises ConfigError for values that do not fit, and may return the parameters in a form of
-    its own; its ``uses(**params)``, if any, gives (name, params) of variants of the same family that it makes.
+    its own; its ``uses(**params)``, if any, gives (name, params) of variants of the same family that it makes; a
+    model's ``outputs(**params)``, if any, names what it gives, as OUTPUTS does where that does not depend on params.
     """
     there = (PACKAGE / family / f"_{name}.py").is_file()
     return importlib.import_module(f"pipeline.{family}._{name}") if there else None

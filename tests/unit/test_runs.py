@@ -13,12 +13,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import config as module
+from pipeline import variants as module_of_variants
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json, read_json
 from pipeline.runs import FROZEN_TRAIN, expand_runs, minimal, run_id
 from pipeline.study_schema import StudyTrain
 
 PROJECT = Path(__file__).resolve().parents[2]
+reading = module_of_variants.declared
 GOLDEN = Path(__file__).with_name("golden_run_ids.json")
 DATA = {
     "region": "demo",
@@ -337,3 +339,23 @@ def test_expanding_a_study_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_loss_for_several_heads_needs_a_model_with_them(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = {"models": [{"resunet_a": {"width": 4, "head": "cmtsk"}}], "losses": ["multi_task", "tanimoto"]}
+    assert len([run for run in study(config, **heads).runs if run.kind == "run"]) == 2
+    nested = {"weighted_sum": {"terms": ["multi_task", "focal"]}}
+    for model in ("unet", {"resunet_a": {"width": 4}}, {"smp": {"encoder": "resnet18"}}):
+        for loss in ("multi_task", nested):
+            with pytest.raises(
+                ConfigError, match=r"'multi_task' needs the outputs boundary, distance, colour"
+            ) as caught:
+                study(config, models=[model], losses=[loss])
+            assert "\n" not in str(caught.value)
+    monkeypatch.setattr(module_of_variants, "declared", declares_heads)
+    assert study(config, models=["unet"], losses=["multi_task"]).runs
+
+
+def declares_heads(family: str, name: str, constant: str, default: Any = None) -> Any:
+    own = {("models", "unet", "OUTPUTS"): ("mask", "boundary", "distance", "colour")}
+    return own.get((family, name, constant)) or reading(family, name, constant, default)

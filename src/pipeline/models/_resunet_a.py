@@ -57,6 +57,11 @@ def way_out(depth: str, psp: str) -> str:
     return "" if depth == "d6" else f"take depth: d6 with psp: end, which needs multiples of {stride_px('d6', 'end')}"
 
 
+def outputs(*, head: str, **others: Any) -> tuple[str, ...]:
+    """What the network gives, the mask first."""
+    return ("mask",) if head == "single" else ("mask", "boundary", "distance", "colour")
+
+
 def check(*, depth: str, width: int, psp: str, **others: Any) -> None:
     """ConfigError for a width that pyramid pooling cannot divide, or a pyramid in a middle that has none."""
     if width < END_SCALES:
