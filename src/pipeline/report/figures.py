@@ -45,6 +45,7 @@ STYLE: Any = {
     "svg.hashsalt": "pipeline",
 }
 TITLE_WIDTH = 40  # characters that stand above a panel
+LABEL_WIDTH = 60  # characters of a line in the legend of the IoU chart
 FEW_RUNS = 8  # up to here each run has its own colour and name in the learning curves
 MOST_BARS = 10  # rows of the per-class chart
 SCORE_NAMES = {
@@ -271,7 +272,7 @@ def class_iou_bars(table: pd.DataFrame, select: str, out: Path) -> str:
     rows = table[table["run"].isin(chosen)].set_index("run").loc[chosen]
     classes = [name for name in table.columns if name.startswith("test_iou_")]
     labels = [
-        label if kind == "run" else f"{label} ({kind})"
+        textwrap.fill(label if kind == "run" else f"{label} ({kind})", LABEL_WIDTH)
         for label, kind in zip(short_labels(table, chosen), rows["kind"], strict=True)
     ]
     height = 0.82 / len(chosen)
@@ -295,7 +296,7 @@ def class_iou_bars(table: pd.DataFrame, select: str, out: Path) -> str:
         ax.set_xticks(np.linspace(0, 1, 6))
         ax.set_xlabel("test IoU")
         ax.grid(False, axis="y")
-        widest = max(len(label) for label in labels)
+        widest = max(len(line) for label in labels for line in label.splitlines())
         figure.legend(loc="outside upper center", ncols=max(1, min(3, 90 // (widest + 8))))
         save(figure, out)
     return "Test IoU per class: the best network of each model and loss, and the baselines and rules (hatched)."

@@ -160,3 +160,16 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
     assert F.short_labels(table, [ids[0], ids[2]]) == ["focal", "jaccard"]
     assert F.short_labels(table, ids[:2]) == ["unet · seed 0", "unet · seed 1"]
     assert len(set(F.short_labels(table, ids))) == 5
+
+
+def test_long_settings_stay_inside_the_iou_chart(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A weighted sum names its terms and their parameters."""
+    terms = [{"boundary_f1": {"theta": 5, "theta0": 3}}, "cross_entropy", {"tversky": {"alpha": 0.7, "beta": 0.3}}]
+    runs = [network("unet", "weighted_sum", lr=lr, **{"loss.terms": terms, "train.lr": lr}) for lr in (1e-3, 1e-4)]
+    runs[1].varied["loss.terms"] = [*terms, "generalized_dice", {"focal": {"reduction": "pixels", "gamma": 3.0}}]
+    world = build_world(tmp_path, runs)
+    F.class_iou_bars(T.build_table(world.study, world.results), "val_mean_iou", tmp_path / "bars.png")
+    (legend,), width = drawn[0].legends, drawn[0].bbox.width
+    for text in legend.get_texts():
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= width
