@@ -56,3 +56,17 @@ def test_a_misspelt_name_lists_the_choices(tmp_path: Path, demo: dict[str, Any],
         pytest.skip(f"no variant of {family} yet")
     said = complaint(tmp_path / "config", demo, family, f"{known[0]}x")
     assert f"did you mean {known[0]!r}?" in said and all(name in said for name in known)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"arch": "Unte"}, "no architecture 'Unte'; did you mean 'Unet'?"),
+        ({"encoder": "resnet19"}, "no encoder 'resnet19'; did you mean 'resnet18'?"),
+        ({"encoder": "tu-convnext_tinny"}, "no encoder 'tu-convnext_tinny'; did you mean 'tu-convnext_tiny'?"),
+    ],
+)
+def test_names_of_the_library_are_known_while_a_study_is_read(
+    tmp_path: Path, demo: dict[str, Any], params: dict[str, Any], message: str
+) -> None:
+    assert message in complaint(tmp_path / "config", demo, "models", {"smp": params})

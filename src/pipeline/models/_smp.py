@@ -1,9 +1,10 @@
-"""What segmentation-models-pytorch offers, read from its source with `ast`: importing it takes seconds."""
+"""What segmentation-models-pytorch and timm offer, read from their sources: importing them takes seconds."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,8 @@ TIMM = ("tu-", "timm-")  # encoders that only timm can tell
 def check(*, arch: str, encoder: str, weights: str | None, **kwargs: Any) -> None:
     """ConfigError for an architecture, encoder, set of weights or parameter that the library does not know.
 
-    A parameter of an architecture is one that the library would otherwise drop without a word, or refuse late. Encoders
-    of timm and their parameters are left to `pipeline.models.smp`; so is everything where the library is not installed.
+    A parameter of an architecture is one that the library would otherwise drop without a word, or refuse late. Tags
+    and parameters of timm's encoders are left to `pipeline.models.smp`; so is everything where the library is missing.
     """
     if _package() is None:
         return
@@ -30,6 +31,8 @@ def check(*, arch: str, encoder: str, weights: str | None, **kwargs: Any) -> Non
     known = encoders()
     if encoder not in known and not encoder.startswith(TIMM):
         raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
+    if encoder.startswith("tu-") and _package("timm") is not None:
+        _check_timm(encoder)
     sets = known.get(encoder, ["imagenet"])
     if weights is not None and weights not in sets:
         raise ConfigError(f"model smp: no weights {weights!r} for encoder {encoder!r}; {choices(weights, sets)}")
@@ -79,8 +82,27 @@ def parameters(arch: str) -> list[str]:
     return []
 
 
-def _package() -> Path | None:
-    spec = find_spec("segmentation_models_pytorch")
+def _check_timm(encoder: str) -> None:
+    name = encoder.removeprefix("tu-").partition(".")[0]
+    if name not in timm_models():
+        near = [f"tu-{known}" for known in timm_models() if known[:3] == name[:3]] or ["tu-<name of a timm model>"]
+        raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, near)}")
+
+
+@functools.cache
+def timm_models() -> frozenset[str]:
+    """Names of timm's models, former names included."""
+    package = _package("timm")
+    assert package is not None
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((package / "models").glob("*.py")))
+    names = re.findall(r"^@register_model\s*\ndef (\w+)", text, re.MULTILINE)
+    for former in re.findall(r"^register_model_deprecations\(__name__, \{(.*?)\}\)", text, re.MULTILINE | re.DOTALL):
+        names += re.findall(r"""['"](\w+)['"]\s*:""", former)
+    return frozenset(names)
+
+
+def _package(name: str = "segmentation_models_pytorch") -> Path | None:
+    spec = find_spec(name)
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 

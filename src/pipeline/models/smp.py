@@ -152,13 +152,13 @@ def _check_timm(encoder: str) -> None:
         return
     import timm
 
-    base, dot, _ = encoder.removeprefix("tu-").partition(".")
-    if not (encoder.startswith("tu-") and timm.is_model(base)):
-        known = [f"tu-{name}" for name in timm.list_models(f"{encoder[3:6]}*")] or ["tu-<name of a timm model>"]
+    if not encoder.startswith("tu-"):
+        known = [f"tu-{name}" for name in timm.list_models(f"{encoder[5:8]}*")] or ["tu-<name of a timm model>"]
         raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, known)}")
-    known = [f"tu-{name}" for name in timm.list_models(f"{base}.*", pretrained=True)]
-    if dot and encoder not in known:
-        raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, [f'tu-{base}', *known])}")
+    base, dot, _ = encoder.removeprefix("tu-").partition(".")
+    tagged = [f"tu-{name}" for name in timm.list_models(f"{base}.*", pretrained=True)]
+    if dot and encoder not in tagged:
+        raise ConfigError(f"model smp: no encoder {encoder!r}; {choices(encoder, [f'tu-{base}', *tagged])}")
 
 
 def _any_size(encoder: str, kwargs: dict[str, Any]) -> dict[str, bool]:

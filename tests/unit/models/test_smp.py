@@ -88,6 +88,15 @@ def test_what_is_read_from_the_source_is_what_the_library_has() -> None:
         assert _smp.parameters(name) == [own for own in named if own not in _smp.RESERVED]
 
 
+def test_names_of_timm_are_read_from_its_source() -> None:
+    found = _smp.timm_models()
+    assert found >= set(timm.list_models()) and all(timm.is_model(name) for name in found)
+    assert {"vit_base_patch16_224_in21k", "tv_resnet34"} <= found  # names of old
+    for wrong in ("tu-resnet10x", "tu-resnet10x.c3_in1k", "tu-", "tu-conv", "tu-def"):
+        with pytest.raises(ConfigError, match="no encoder 'tu-"):
+            _smp.check(arch="Unet", encoder=wrong, weights=None)
+
+
 def test_encoder_of_timm() -> None:
     network = models.create("smp", encoder="tu-resnet10t", drop_path_rate=0.1).eval()
     with torch.no_grad():
@@ -100,7 +109,8 @@ def test_encoder_of_timm() -> None:
         ({"arch": "Unte"}, r"no architecture 'Unte'; did you mean 'Unet'\? choices: .*DeepLabV3Plus"),
         ({"encoder": "resnet19"}, r"no encoder 'resnet19'; did you mean 'resnet18'\? choices: .*mobilenet_v2"),
         ({"encoder": "tu-resnet10x"}, "no encoder 'tu-resnet10x'; did you mean 'tu-resnet10t'"),
-        ({"encoder": "tu-zzzz"}, "no encoder 'tu-zzzz'"),
+        ({"encoder": "tu-zzzz"}, "no encoder 'tu-zzzz'; choices: tu-<name"),
+        ({"encoder": "timm-resnet18"}, "no encoder 'timm-resnet18'; did you mean 'tu-resnet18'"),
         ({"decoder_chanels": 3}, r"Unet has no parameter 'decoder_chanels'; did you mean 'decoder_channels'\?"),
         ({"encoder": "tu-resnet10t", "decoder_chanels": 3}, "cannot be made: .*decoder_chanels"),
         ({"encoder_name": "resnet18"}, "'encoder_name' is called 'encoder' here"),
