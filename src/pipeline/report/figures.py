@@ -45,7 +45,7 @@ STYLE: Any = {
     "svg.hashsalt": "pipeline",
 }
 TITLE_WIDTH = 40  # characters that stand above a panel
-LABEL_WIDTH = 60  # characters of a line in the legend of the IoU chart
+LABEL_WIDTH = 84  # characters of a line in the legend of the IoU chart
 FEW_RUNS = 8  # up to here each run has its own colour and name in the learning curves
 MOST_BARS = 10  # rows of the per-class chart
 SCORE_NAMES = {

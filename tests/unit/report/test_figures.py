@@ -169,7 +169,7 @@ def test_long_settings_stay_inside_the_iou_chart(tmp_path: Path, drawn: list[Fig
     runs[1].varied["loss.terms"] = [*terms, "generalized_dice", {"focal": {"reduction": "pixels", "gamma": 3.0}}]
     world = build_world(tmp_path, runs)
     F.class_iou_bars(T.build_table(world.study, world.results), "val_mean_iou", tmp_path / "bars.png")
-    (legend,), width = drawn[0].legends, drawn[0].bbox.width
+    (legend,), width = drawn[0].legends, drawn[0].get_figwidth() * 130  # px as saved
     for text in legend.get_texts():
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= width
