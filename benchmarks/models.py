@@ -1,6 +1,7 @@
 """Every network: parameters, multiply-adds at 256², images per second and training steps on this machine.
 
-A Markdown table; nothing is bounded, since seconds are the machine's. On a GPU with bf16 and channels-last.
+A Markdown table; nothing is bounded, since seconds are the machine's. Multiply-adds are those of convolutions and
+matrix products. A GPU measures in bf16 autocast. All networks take about four minutes on two cores.
 
     .venv/bin/python -m benchmarks.models [unet resunet_a …] [--threads 2] [--seconds 2] [--compile]
 """
@@ -25,6 +26,7 @@ BATCH = {"cpu": 2, "cuda": 16}
 PATIENCE_S = 12.0  # a training step that would take longer is not measured
 FURTHER: dict[str, list[dict[str, Any]]] = {  # besides each variant's defaults
     "resunet_a": [
+        {"head": "mtsk"},
         {"head": "cmtsk"},
         {"depth": "d7v1"},
         {"depth": "d7v2"},
@@ -158,7 +160,11 @@ def main() -> None:
     columns += ["peak of a step, GiB"] if device.type == "cuda" else []
     print(f"| network | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
     for name, params in entries(options.names):
-        row = measure(name, params, device, options.seconds, options.compile)
+        try:
+            row = measure(name, params, device, options.seconds, options.compile)
+        except torch.OutOfMemoryError:
+            print(f"| {label(name, params)} |{' out of memory |' * len(columns)}", flush=True)
+            continue
         cells = [
             f"{row.parameters:,}",
             f"{row.multiply_adds / 1e9:.2f}",

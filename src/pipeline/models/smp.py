@@ -203,7 +203,7 @@ def _weights_problem(encoder: str, weights: str, kwargs: dict[str, Any], error: 
     named = f"the weights {weights!r} of encoder {encoder!r}"
     overlay = kwargs.get("pretrained_cfg_overlay")
     if isinstance(overlay, dict) and overlay.get("file"):
-        if not Path(overlay["file"]).is_file():
+        if not Path(str(overlay["file"])).is_file():
             return f"model smp: {named}: there is no file {overlay['file']}, which pretrained_cfg_overlay names"
         return f"model smp: {named}: {overlay['file']} is damaged or not theirs: {_line(error)}"
     folder, by_hand = _where(encoder, weights)
