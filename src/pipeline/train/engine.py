@@ -26,7 +26,7 @@ from pipeline.files import atomic_file, atomic_folder, canonical_json, read_json
 from pipeline.metrics import from_confusion
 from pipeline.train import state
 from pipeline.train.checkpoint import CHECKPOINTS, save_checkpoint
-from pipeline.train.inference import Scaler, score_chips
+from pipeline.train.inference import Scaler, score_chips, training_format
 from pipeline.train.lock import run_lock
 from pipeline.train.objective import Objective
 from pipeline.train.provenance import environment
@@ -138,7 +138,8 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
     model = models.create(
         spec["model"]["name"], in_channels=bands, classes=len(joined.classes), **spec["model"]["params"]
     )
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memory_format = training_format(model, device, spec["train"]["precision"])
+    model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     facts = {
         "model": spec["model"],
         "in_channels": bands,
@@ -157,7 +158,7 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
         progress=state.Progress(),
         spec=spec,
         joined=joined,
-        scaler=Scaler.of(offset, scale, device),
+        scaler=Scaler.of(offset, scale, device, memory_format),
         objective=objective,
         search=WeightSearch(objective.search, epochs, spec["train"]["patience"]) if objective.search else None,
         extra=store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log),

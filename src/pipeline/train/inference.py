@@ -17,29 +17,54 @@ from pipeline.train.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EVALUATION_BATCH = 32
+SAFE_CHANNELS = 32  # from here on strided 1×1 convolutions are sound in channels last
+
+
+def training_format(model: torch.nn.Module, device: torch.device, precision: str) -> torch.memory_format:
+    """The memory format to train in: channels last, which is faster, but where that damages memory on the CPU.
+
+    With torch 2.14 on the CPU (oneDNN) in channels last, gradients of the weights of strided 1×1 convolutions with few
+    channels, and of dilated convolutions in bf16, are written past their end. Evaluation, without gradients and in
+    float32, is safe.
+    """
+    if device.type != "cpu":
+        return torch.channels_last
+    narrow = (
+        module.kernel_size == (1, 1) and max(module.stride) > 1 and min(module.weight.shape[:2]) < SAFE_CHANNELS
+        for module in model.modules()
+        if isinstance(module, torch.nn.Conv2d)
+    )
+    return torch.contiguous_format if precision == "bf16" or any(narrow) else torch.channels_last
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Turns pixels into what a network sees: ``(pixel - offset) / scale`` per band, float32, channels last."""
+    """Turns pixels into what a network sees: ``(pixel - offset) / scale`` per band, float32, in a memory format."""
 
     offset: torch.Tensor
     scale: torch.Tensor
+    memory_format: torch.memory_format = torch.channels_last
 
     @staticmethod
-    def of(offset: list[float], scale: list[float], device: torch.device) -> Scaler:
+    def of(
+        offset: list[float],
+        scale: list[float],
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> Scaler:
         """From lists of one value per band."""
         shape = (1, -1, 1, 1)
         return Scaler(
             torch.tensor(offset, dtype=torch.float32, device=device).reshape(shape),
             torch.tensor(scale, dtype=torch.float32, device=device).reshape(shape),
+            memory_format,
         )
 
     def __call__(self, images: Array) -> torch.Tensor:
         """Images [N, bands, H, W] of any dtype → float32 tensor on the device."""
         pixels = images if images.dtype == np.uint8 else images.astype(np.float32)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.offset.device, non_blocking=True).float()
-        return ((tensor - self.offset) / self.scale).contiguous(memory_format=torch.channels_last)
+        return ((tensor - self.offset) / self.scale).contiguous(memory_format=self.memory_format)
 
 
 @dataclass(frozen=True)
