@@ -160,7 +160,7 @@ class TestEncodersAndArchitectures:
         assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in (first, last))
 
     @pytest.mark.parametrize(("height", "width"), [(63, 64), (75, 97)])
-    def test_inception_resnet_pads_nowhere_and_fits_all_the_same(self, height: int, width: int) -> None:
+    def test_inception_resnet_is_padded_and_fits_any_size(self, height: int, width: int) -> None:
         assert output_shape("inceptionresnetv2", height, width) == (2, 1, height, width)
 
     def test_a_transformer_encoder_of_the_library(self) -> None:
