@@ -17,6 +17,7 @@ Tensors = torch.Tensor | dict[str, torch.Tensor]
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
 
