@@ -74,14 +74,12 @@ def test_every_network_is_traced_in_one_piece(name: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_compiled_step_is_the_plain_one(name: str) -> None:
     same_step(name, TINY[name], 16)
 
 
 @needs_compiler
-@pytest.mark.slow
 def test_compiled_logits_in_eval_mode_are_the_plain_ones() -> None:
     network = make("unet", TINY["unet"]).eval()
     images = torch.rand(2, 3, 16, 16)
