@@ -50,11 +50,12 @@ def test_equals_the_mean(classes: int, alpha: float) -> None:
 
 
 def test_is_monais_where_both_regions_have_a_boundary() -> None:
-    monai = pytest.importorskip("monai.losses")
+    from monai.losses import HausdorffDTLoss
+
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 1, 16, 16, generator=generator)
     target = torch.randint(0, 2, (2, 16, 16), generator=generator)
-    theirs = monai.HausdorffDTLoss(sigmoid=True)(logits, target.unsqueeze(1).float())
+    theirs = HausdorffDTLoss(sigmoid=True)(logits, target.unsqueeze(1).float())
     assert losses.create("hausdorff")(logits, target).item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
