@@ -30,9 +30,7 @@ from tests.support.tiny import write_region
 
 DOCS = sorted(path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 STUDY = "results/studies/swellendam/report.html"
-SIDE_PX, PIXEL_M = 768, 2.5
-LEFT, TOP = 270_000.0, 6_230_000.0
-UTM = "EPSG:32734"
+SIDE_PX, PIXEL_M, UTM, LEFT, TOP = 768, 2.5, "EPSG:32734", 270_000.0, 6_230_000.0
 
 
 def read(name: str) -> str:
