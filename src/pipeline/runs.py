@@ -36,6 +36,7 @@ FROZEN_TRAIN: dict[str, Any] = {
     "precision": "fp32",
     "threads": 1,
 }
+METRIC_NEEDS = ("counts", "histograms", "chip")  # what a metric's file may say in NEEDS; see `pipeline.metrics`
 Spec = dict[str, Any]
 
 
@@ -171,20 +172,32 @@ def _check_select(config: StudyConfig, losses: list[dict[str, Any]], place: str)
 
 
 def _metrics(config: StudyConfig, place: str, root: Path) -> list[dict[str, Any]]:
-    """The study's further metrics with all parameters; classes that one leaves out must be every region's."""
+    """The study's further metrics with all parameters; classes that one leaves out must be some of every region's."""
     found = []
     for raw in config.metrics:
         name, params = variants.entry_of(raw, f"{place}: metrics")
         params = variants.check("metrics", name, params, f"{place}: metrics")
+        needs = variants.declared("metrics", name, "NEEDS")
+        if needs not in METRIC_NEEDS:
+            raise ConfigError(
+                f"src/pipeline/metrics/{name}.py: NEEDS must be one of {', '.join(METRIC_NEEDS)}, got {needs!r}"
+            )
         for region in config.data.region:
-            classes = load_classes(load_region(region, root).classes, root).names
-            for label in params.get("leave_out") or []:
-                if label not in classes:
-                    raise ConfigError(
-                        f"{place}: metrics: {name}.leave_out: no class {label!r}; {choices(label, classes)}"
-                    )
+            _check_left_out(params.get("leave_out"), region, f"{place}: metrics: {name}.leave_out", root)
         found.append({"name": name, "params": params})
     return found
+
+
+def _check_left_out(labels: Any, region: str, place: str, root: Path) -> None:
+    """ConfigError when a list of classes has one that the region has not, or all of its classes."""
+    if not isinstance(labels, list):
+        return
+    classes = load_classes(load_region(region, root).classes, root).names
+    for label in labels:
+        if label not in classes:
+            raise ConfigError(f"{place}: no class {label!r}; {choices(str(label), classes)}")
+    if set(labels) == set(classes):
+        raise ConfigError(f"{place} names all classes of region {region!r}; leave one at least")
 
 
 def _only_landcover(region: str, root: Path, place: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import variants
+from pipeline import metrics, variants
 from pipeline.errors import ConfigError
-from pipeline.runs import expand_runs
+from pipeline.runs import METRIC_NEEDS, expand_runs
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAMILIES = ("models", "losses", "metrics")
@@ -70,3 +70,36 @@ def test_names_of_the_library_are_known_while_a_study_is_read(
     tmp_path: Path, demo: dict[str, Any], params: dict[str, Any], message: str
 ) -> None:
     assert message in complaint(tmp_path / "config", demo, "models", {"smp": params})
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"leave_out": ["watr"]}, "mean_iou.leave_out: no class 'watr'; did you mean 'water'?"),
+        (
+            {"leave_out": ["forest", "fields", "urban", "water"]},
+            "mean_iou.leave_out names all classes of region 'demo'",
+        ),
+    ],
+)
+def test_classes_that_a_metric_leaves_out_are_some_of_the_regions(
+    tmp_path: Path, demo: dict[str, Any], params: dict[str, Any], message: str
+) -> None:
+    assert message in complaint(tmp_path / "config", demo, "metrics", {"mean_iou": params})
+
+
+@pytest.mark.parametrize(("line", "got"), [("", "None"), ('NEEDS = "count"\n', "'count'")])
+def test_a_metric_that_does_not_say_what_it_needs_stops_before_anything_is_trained(
+    tmp_path: Path, demo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, line: str, got: str
+) -> None:
+    package = tmp_path / "pipeline"
+    (package / "metrics").mkdir(parents=True)
+    for source in [*variants.PACKAGE.iterdir(), *(variants.PACKAGE / "metrics").iterdir()]:
+        link = package / source.relative_to(variants.PACKAGE)
+        if not link.exists():
+            link.symlink_to(source)
+    (package / "metrics" / "mine.py").write_text(f"{line}def build(*, k: int = 1):\n    return None\n")
+    monkeypatch.setattr(variants, "PACKAGE", package)
+    said = complaint(tmp_path / "config", demo, "metrics", "mine")
+    assert METRIC_NEEDS == metrics.NEEDS
+    assert said == f"src/pipeline/metrics/mine.py: NEEDS must be one of {', '.join(metrics.NEEDS)}, got {got}"
