@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.models import _resunet_a
+from pipeline.models._blocks import check_batch
 from pipeline.models._common import check_common, check_image, initialise
 from pipeline.models._resunet_a_parts import (
     Down,
@@ -77,7 +78,8 @@ def build(
     Raises:
         ConfigError: when a parameter is out of range, or `psp` asks for a place that the depth has not.
         RunError: (when called) for an image whose bands do not fit, or whose height and width are no multiples of
-            256 px (d6, d7v2), 128 px (d7v1), or, without pyramid pooling in the middle, 32 px (d6) or 64 px (d7v2).
+            256 px (d6, d7v2), 128 px (d7v1), or, without pyramid pooling in the middle, 32 px (d6) or 64 px (d7v2); or
+            a batch of one whose coarsest map is one pixel, in training mode.
     """
     check_common("resunet_a", width=width, bn_momentum=bn_momentum, bn_eps=bn_eps)
     _resunet_a.check(depth=depth, width=width, psp=psp)
@@ -132,6 +134,7 @@ class ResUNetA(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return the logits of images [N, in_channels, H, W]; see `build`."""
         check_image("resunet_a", image, self.in_channels, self.stride_px, self.way_out)
+        check_batch("resunet_a", image, 2 ** len(self.down), self.training)
         stem: torch.Tensor = self.stem(image)
         x = self.encoder[0](stem)
         skips: list[torch.Tensor] = []

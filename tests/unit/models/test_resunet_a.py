@@ -327,6 +327,15 @@ def test_sizes_that_fit_and_those_that_do_not(params: dict, multiple: int, hint:
     assert message.endswith(hint)
 
 
+@pytest.mark.parametrize(("params", "side"), [({"psp": "end"}, 32), ({"depth": "d7v2", "psp": "none"}, 64)])
+def test_one_pixel_on_the_coarsest_map_cannot_train_but_predicts(params: dict, side: int) -> None:
+    network = make(**params)
+    with pytest.raises(RunError, match=rf"^model resunet_a: a batch of one image of {side} × {side} px cannot train"):
+        network.train()(torch.rand(1, 3, side, side))
+    assert network(torch.rand(2, 3, side, side)).isfinite().all()
+    assert network.eval()(torch.rand(1, 3, side, side)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("params", "words"),
     [
