@@ -9,6 +9,7 @@ SEES_BOUNDARIES_ALONE (a mask and its complement look alike, since their boundar
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline import losses, variants
 from pipeline.errors import ConfigError, RunError
+from pipeline.train.objective import Objective
 from tests.unit.losses.conftest import dressed, make
 
 NAMES = variants.names("losses")
@@ -156,10 +158,12 @@ def test_shapes_and_types_that_do_not_fit(name: str) -> None:
 
 
 def _mask_only(name: str, logits: torch.Tensor, target: torch.Tensor) -> Any:
+    """Arguments in order but for these two."""
     outputs, targets = dressed(name, *pair())
-    if not isinstance(outputs, dict):
-        return logits, target
-    return {**outputs, "mask": logits}, {**targets, "mask": target}
+    return (
+        {**outputs, "mask": logits} if isinstance(outputs, dict) else logits,
+        {**targets, "mask": target} if isinstance(targets, dict) else target,
+    )
 
 
 def test_does_not_alter_its_arguments(name: str) -> None:
@@ -192,3 +196,24 @@ def test_finite_for_any_input(name: str, classes: int, scale: float, ignored: fl
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
     assert loss >= 0 or says(name, "SIGNED")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"), itertools.product([(), ("mask", "boundary")], [(), ("signed_distance",)])
+)
+def test_the_contract_feeds_a_loss_as_training_does(
+    outputs: tuple[str, ...], targets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads without extra targets, extra targets without heads, both, neither: each argument is a dict or it is not."""
+    declared = {"OUTPUTS": outputs, "TARGETS": targets}
+    monkeypatch.setattr(
+        variants, "declared", lambda family, name, constant, default=None: declared.get(constant, default)
+    )
+    given: list[Any] = []
+    objective = Objective({"name": "boundary_distance", "params": {}}, 1, torch.device("cpu"))
+    objective.loss = lambda *arguments: given.extend(arguments) or torch.zeros(())  # type: ignore[assignment]
+    logits, target = pair()
+    objective({"mask": logits, "boundary": logits}, {"mask": target, "signed_distance": logits})
+    for ours, training in zip(dressed("boundary_distance", logits, target), given, strict=True):
+        keys = [list(one) if isinstance(one, dict) else None for one in (ours, training)]
+        assert keys[0] == keys[1]
