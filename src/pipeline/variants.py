@@ -46,7 +46,7 @@ def names(family: str) -> list[str]:
     if family not in FAMILIES:
         raise ConfigError(f"no family {family!r} of variants; {choices(family, FAMILIES)}")
     files = sorted((PACKAGE / family).glob("*.py"))
-    return [path.stem for path in files if not path.stem.startswith("_") and _build(path) is not None]
+    return [path.stem for path in files if not path.stem.startswith("_") and _function(path, "build") is not None]
 
 
 def module_path(family: str, name: str) -> Path:
@@ -180,13 +180,14 @@ def files_of(spec: dict[str, Any]) -> list[Path]:
 
 
 def light(family: str, name: str) -> ModuleType | None:
-    """The light module ``_<name>.py`` of a variant, which says what its signature cannot, where there is one.
+    """The light module ``_<name>.py`` of a variant, which says what its signature cannot; None where there is none.
 
     Its ``check(**params)`` raises ConfigError for values that do not fit, and may return the parameters in a form of
-    its own; its ``uses(**params)``, if any, gives (name, params) of variants of the same family that it makes; a
-    model's ``outputs(**params)``, if any, names what it gives, as OUTPUTS does where that does not depend on params.
+    its own (a file without a ``check`` is a helper of others); its ``uses(**params)``, if any, gives (name, params) of
+    variants of the same family that it makes; a model's ``outputs(**params)``, if any, is OUTPUTS by parameters.
     """
-    there = (PACKAGE / family / f"_{name}.py").is_file()
+    path = PACKAGE / family / f"_{name}.py"
+    there = path.is_file() and _function(path, "check") is not None
     return importlib.import_module(f"pipeline.{family}._{name}") if there else None
 
 
@@ -236,7 +237,7 @@ def _parameters(family: str, name: str) -> list[Parameter]:
 
 def _signature(family: str, name: str) -> ast.arguments:
     path = module_path(family, name)
-    build = _build(path)
+    build = _function(path, "build")
     assert build is not None, path
     arguments = build.args
     if arguments.args or arguments.posonlyargs or arguments.vararg:
@@ -246,9 +247,9 @@ def _signature(family: str, name: str) -> ast.arguments:
     return arguments
 
 
-def _build(path: Path) -> ast.FunctionDef | None:
+def _function(path: Path, name: str) -> ast.FunctionDef | None:
     functions = (node for node in _tree(path).body if isinstance(node, ast.FunctionDef))
-    return next((node for node in functions if node.name == "build"), None)
+    return next((node for node in functions if node.name == name), None)
 
 
 # --- types of parameters -----------------------------------------------------------------------------------------

@@ -232,6 +232,14 @@ def test_a_light_module_checks_and_may_give_the_parameters_a_form_of_their_own(l
         variants.check("losses", "sum", {"size": 0}, "study: losses")
 
 
+def test_a_variant_may_be_named_like_a_helper_of_others(family: Path) -> None:
+    """`distance.py` beside `_distance.py`, which other losses share: that is no light module, and is not imported."""
+    write(family, "distance", "def build(*, reach: int = 1): ...")
+    write(family, "_distance", "raise ImportError('heavy')")
+    assert variants.light("losses", "distance") is None
+    assert variants.check("losses", "distance", {"reach": 2}, "x") == {"reach": 2}
+
+
 def test_what_a_variant_uses_are_itself_and_those_its_parameters_name(light: Path) -> None:
     assert variants.used("losses", "a", {}) == [("losses", "a")]
     assert variants.used("losses", "sum", {}) == [("losses", "sum"), ("losses", "a")]
