@@ -226,12 +226,17 @@ def study_measures(wildcards):
     return [f"results/studies/{wildcards.study}/measures/{name}.json" for name in names]
 
 
-def study_splits(wildcards):
-    """The splits of a study's runs: their blocks are what intervals draw."""
+def study_blocks(wildcards):
+    """The blocks of ground that intervals draw: the splits of a study's runs, and the chips that lie on them."""
     specs = [run.spec["data"] for run in expand_runs(wildcards.study).runs]
-    return sorted(
-        {f"data/{data['region']}/splits/{data['split']}.parquet" for data in specs}
-    )
+    splits = {f"data/{data['region']}/splits/{data['split']}.parquet" for data in specs}
+    return sorted(splits | {store(data["region"], data["recipe"]) for data in specs})
+
+
+def measure_digest(wildcards):
+    """What a study's further scores of a run depend on: its metrics, and the score that picks the checkpoint."""
+    study = expand_runs(wildcards.study)
+    return canonical_json({"metrics": study.metrics, "select": study.config.select})
 
 
 def measure_code(wildcards):

@@ -1,4 +1,4 @@
-# REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json, predictions/
+# REQUIRED INPUTS  results/runs/*/confusion.parquet, metrics.json, run.json, predictions/; data/<region>/splits, chips
 # OUTPUTS          results/studies/<study>/: measures/, table.csv, table.md, summary.csv, intervals.csv, paired.csv, metrics.json, curves.csv,
 #                  prediction.tif, figures/, report.html
 
@@ -19,7 +19,7 @@ rule measure_run:
     conda:
         "../envs/pipeline.yaml"
     params:
-        metrics=lambda wildcards: canonical_json(expand_runs(wildcards.study).metrics),
+        measures=measure_digest,
     shell:
         "python {ROOT:q}/scripts/measure_run.py --study {wildcards.study:q} --run {wildcards.measured:q} --out {output:q} "
         "--log {log:q}"
@@ -30,7 +30,7 @@ rule compare_runs:
     input:
         runs=study_runs,
         measures=study_measures,
-        splits=study_splits,
+        blocks=study_blocks,
         truth=study_truth,
         code=code("compare_runs"),
     output:

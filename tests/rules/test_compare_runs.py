@@ -83,3 +83,17 @@ def test_intervals_and_the_lead_over_each_other_run(meadow: Project, table: pd.D
     assert set(paired["run"]) == {table["run"].iloc[0]} and set(paired["other"]) == set(table["run"].iloc[1:])
     behind = paired[(paired["score"] == "mean_iou") & paired["other"].str.startswith("landcover")].iloc[0]
     assert behind["high"] < 0 and behind["p"] <= 1
+
+
+def test_another_select_measures_again_and_trains_nothing(meadow: Project) -> None:
+    """Scores are of the checkpoint that `select` picks, and a table must not mix two."""
+    with meadow.edited("config/studies/meadow.yaml", lambda text: text + "select: val_accuracy\n"):
+        jobs = meadow.jobs("results/studies/meadow/table.csv")
+    assert sorted(job.rule for job in jobs) == ["compare_runs", *["measure_run"] * 3]
+
+
+def test_a_table_asks_for_the_chips_whose_place_its_intervals_need(meadow: Project) -> None:
+    """A clone that has the runs and not the chips cuts them, rather than fail."""
+    with meadow.edited("src/pipeline/report/intervals.py", lambda text: text + "\n# edited\n"):
+        job = next(job for job in meadow.jobs("results/studies/meadow/table.csv") if job.rule == "compare_runs")
+    assert {"data/meadow/splits/blocks.parquet", "data/meadow/chips/cover/store.json"} <= set(job.inputs)
