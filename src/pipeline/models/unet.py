@@ -34,6 +34,7 @@ def build(
     attention: bool = False,
     deep_supervision: bool = False,
     up: Literal["transposed", "nearest"] = "transposed",
+    init: Literal["he_normal", "torch"] = "he_normal",
 ) -> nn.Module:
     """U-Net: 31,045,636 trainable parameters with the defaults, 3 bands and 4 classes.
 
@@ -42,7 +43,7 @@ def build(
     Convolutions start He-normal (std √(2 / fan in)), biases at zero, the last 1×1 convolution Glorot-normal.
 
     The Mars report's is ``{dropout: 0.5, dropout_at: deep, residual: true, se_levels: 2, bottleneck: dilated}``, the
-    medical thesis's plain one ``{up: nearest}``.
+    medical thesis's plain one ``{up: nearest, init: torch, bn_momentum: 0.1, bn_eps: 1e-5}``.
 
     Args:
         in_channels: bands of the image.
@@ -68,6 +69,7 @@ def build(
         deep_supervision: in training mode give a dict: "mask", then "aux_1", … from a 1×1 convolution of each decoder
             level below full size, finest first, resized to it bilinearly. In eval mode the mask's logits alone.
         up: ``transposed`` 2×2 convolutions, or ``nearest`` neighbours and a 3×3 convolution.
+        init: initial weights: ``he_normal`` as above, or ``torch``'s own (the medical thesis's first experiment).
 
     Raises:
         ConfigError: when a parameter is out of range.
@@ -93,20 +95,21 @@ def build(
         attention=attention,
         up=up,
     )
-    return UNet(in_channels, classes, design, deep_supervision)
+    return UNet(in_channels, classes, design, deep_supervision, init)
 
 
 class UNet(Paths):
     """The module behind `build`: images [N, in_channels, H, W] to logits [N, classes, H, W]."""
 
-    def __init__(self, in_channels: int, classes: int, design: Design, deep_supervision: bool) -> None:
+    def __init__(self, in_channels: int, classes: int, design: Design, deep_supervision: bool, init: str) -> None:
         super().__init__(in_channels, design)
         self.in_channels = in_channels
         self.stride_px = 2 ** (design.depth - 1)
         self.head = nn.Conv2d(design.width, classes, 1)
         coarse = range(1, design.depth - 1) if deep_supervision else ()
         self.aux = nn.ModuleList(nn.Conv2d(design.channels(level), classes, 1) for level in coarse)
-        initialise(self, self.head, *self.aux)
+        if init == "he_normal":
+            initialise(self, self.head, *self.aux)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return logits [N, classes, H, W] of images [N, in_channels, H, W], in training a dict of them if so built."""

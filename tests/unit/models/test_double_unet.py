@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from pipeline import models
+from pipeline import models, variants
 from pipeline.errors import ConfigError, RunError
 from pipeline.models._attention import AttentionGate
 from pipeline.models._blocks import AtrousPyramid, Residual, SqueezeExcite
 from pipeline.models.double_unet import multiplied
 
 BARE = {"residual": False, "se": False, "aspp": False}
+RESIDUAL_SE = {"dropout": 0.5, "dropout_at": "deep", "residual": True, "se_levels": 2, "bottleneck": "dilated"}
 TABLE_1: list[tuple[str, str, dict[str, Any]]] = [
     ("U-Net", "unet", {}),
     ("U-Net++", "unet_plus_plus", {}),
     ("Double U-Net", "double_unet", BARE),
     ("Double parallel U-Net (global + local)", "double_unet", {**BARE, "mode": "parallel"}),
-    ("U-Net, residual, SE", "unet", {"residual": True, "se_levels": 2, "dropout": 0.5, "dropout_at": "deep"}),
+    ("U-Net, residual, SE", "unet", RESIDUAL_SE),
     ("Double U-Net, residual, SE, ASPP, attention gates", "double_unet", {"attention": True}),
     ("Double U-Net, residual, SE, ASPP", "double_unet", {}),
 ]
@@ -46,6 +49,15 @@ def test_every_row_of_table_1_trains_on_grey_images(row: str, name: str, params:
     sum(output.square().mean() for output in logits).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
     assert network.eval()(torch.rand(1, 1, 64, 128)).shape == (1, 5, 64, 128)
+
+
+def test_the_page_of_variants_names_the_same_rows() -> None:
+    """With the batch norm of short runs in `unet`, whose default is the Frankfurt report's."""
+    page = (Path(__file__).parents[3] / "docs" / "variants.md").read_text(encoding="utf-8")
+    block = page.partition("The rows of the Mars report's table:\n\n```yaml\n")[2].partition("```")[0]
+    named = [variants.entry_of(entry, "docs/variants.md") for entry in yaml.safe_load(block)["models"]]
+    short = {"unet": {"bn_momentum": 0.1}}
+    assert named == [(name, {**short.get(name, {}), **params}) for _, name, params in TABLE_1]
 
 
 def test_parameter_counts() -> None:

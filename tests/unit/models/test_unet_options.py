@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,6 +166,18 @@ def test_nearest_upsampling_and_convolution() -> None:
     assert len(places(network, nn.Upsample)) == 4
     larger = sum((9 - 4) * 2 * c * c for c in (8, 16, 32, 64))  # 3×3 in place of 2×2
     assert parameters(network) == parameters(models.create("unet", 3, 4, width=8)) + larger
+
+
+def test_weights_of_torch_itself_where_the_thesis_has_them() -> None:
+    """Uniform within √(1 / fan in), biases too; the same layers, so that either's checkpoint fits the other."""
+    torch.manual_seed(0)
+    ours, torchs = (models.create("unet", width=16, classes=64, init=init) for init in ("he_normal", "torch"))
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    for key, module in torchs.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            assert 0.9 * bound < module.weight.abs().max().item() <= bound, key
+            assert module.bias is not None and module.bias.any(), key
 
 
 def test_parameter_counts_of_the_reports_options() -> None:
