@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,9 @@ def score_intervals(study: Study, results: Path, data: Path, best: str) -> tuple
         Two tables, of which each row has the ``score`` (mean_iou, mean_f1 or accuracy), ``low`` and ``high``, the
         2.5 % and 97.5 % quantiles of 2,000 block bootstraps, and ``blocks``, how many there are. The first has ``run``,
         ``kind`` and ``value``; the second ``run`` (the best), ``other``, ``difference`` and ``p``, two-sided, of a
-        permutation test that swaps the runs' blocks, for each run that is scored on the same pixels. With fewer than
-        two blocks an interval is NaN, with few of them (below some 20) it is too narrow.
+        permutation test that swaps the runs' blocks, for each run that is scored on the same pixels; it is not
+        corrected for how many runs there are. With fewer than two blocks an interval is NaN, with few of them (below
+        some 20) it is too narrow.
 
     Raises:
         RunError, DataError: in one line when a file of a run, a split or a chip store is missing or broken.
@@ -49,7 +51,7 @@ def score_intervals(study: Study, results: Path, data: Path, best: str) -> tuple
             facts = {"run": run.id, "kind": run.kind, "score": score, "value": found.value}
             singles.append(facts | {"low": found.low, "high": found.high, "blocks": found.blocks})
     first = next(run for run in study.runs if run.id == best)
-    rivals = [run for run in study.runs if run.id != best and _same_pixels(run, first)]
+    rivals = [run for run in study.runs if run.id != best and _same_pixels(run, first, counts)]
     pairs: list[dict[str, Any]] = []
     for rival in rivals:
         for score in SCORES:
@@ -60,8 +62,10 @@ def score_intervals(study: Study, results: Path, data: Path, best: str) -> tuple
     return pd.DataFrame(singles), pd.DataFrame(pairs, columns=PAIRS)
 
 
-def _same_pixels(one: Run, other: Run) -> bool:
-    return all(one.spec["data"][key] == other.spec["data"][key] for key in SAME)
+def _same_pixels(one: Run, other: Run, counts: Mapping[str, Array]) -> bool:
+    """Whether two runs have the same data, and the same pixels of each class in each block: a rule may score fewer."""
+    alike = all(one.spec["data"][key] == other.spec["data"][key] for key in SAME)
+    return alike and np.array_equal(counts[one.id].sum(axis=2), counts[other.id].sum(axis=2))
 
 
 def block_counts(result: RunResult, data: Path) -> Array:

@@ -118,6 +118,7 @@ def _facts(study: Study, table: pd.DataFrame, context: Context) -> dict[str, Any
         "comparison": views.comparison(table, select),
         "losses_note": views.losses_note(table),
         "summary": views.summary_view(summary(table) if repeats is None else repeats),
+        "random_split": any(split["facts"]["kind"] == "random" for split in context.get("splits", ())),
         "intervals": views.intervals_view(table, *context["intervals"]) if "intervals" in context else None,
         "regions": context.get("regions", ()),
         "provenance": views.provenance_view(context["runs"]) if context.get("runs") else None,

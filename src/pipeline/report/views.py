@@ -250,8 +250,9 @@ def summary_view(summary: pd.DataFrame) -> View | None:
 def intervals_view(table: pd.DataFrame, intervals: pd.DataFrame, paired: pd.DataFrame) -> View | None:
     """Test mean IoU of each run with its interval, and the best network's lead over it; None without intervals.
 
-    Returns ``blocks`` (how many there are, the fewest first), ``few`` (whether that is below some 20) and ``rows`` of
-    ``number`` (the run's on the page), ``label``, ``value``, ``interval``, ``lead``, ``lead_interval`` and ``p``.
+    Returns ``blocks`` (how many there are, the fewest first), ``few`` (whether that is below some 20), ``least_p`` (the
+    smallest p that so few blocks allow; empty where that is below 0.01) and ``rows`` of ``number`` (the run's on the
+    page), ``label``, ``value``, ``interval``, ``lead``, ``lead_interval`` and ``p``.
     """
     own = intervals[intervals["score"] == "mean_iou"].set_index("run")
     if own.empty:
@@ -270,7 +271,9 @@ def intervals_view(table: pd.DataFrame, intervals: pd.DataFrame, paired: pd.Data
             entry |= {"lead": _signed(lead["difference"]), "lead_interval": _range(lead, "+"), "p": p}
         rows.append(entry)
     blocks = sorted({int(number) for number in own["blocks"]})
-    return {"rows": rows, "blocks": listing(blocks), "few": blocks[0] < FEW_BLOCKS}
+    least = min(1.0, 2.0 ** (1 - blocks[0]))  # all swaps, or none, are as far apart as the runs are
+    least_p = f"{least:.3g}" if least >= 0.01 else ""
+    return {"rows": rows, "blocks": listing(blocks), "few": blocks[0] < FEW_BLOCKS, "least_p": least_p}
 
 
 def _label(row: Mapping[Any, Any]) -> str:

@@ -14,7 +14,7 @@ from pipeline.errors import DataError, RunError
 from pipeline.report.intervals import block_counts, score_intervals
 from pipeline.report.results import open_run
 from pipeline.report.table import read_csv, write_csv
-from tests.unit.report.conftest import BLOCK_CHIPS, CHIPS, PX, SPLITS, World
+from tests.unit.report.conftest import BLOCK_CHIPS, CHIPS, PX, SPLITS, World, chip_id
 
 TEST = list(SPLITS["test"])
 
@@ -75,6 +75,18 @@ def test_runs_on_other_pixels_are_not_paired(world: World) -> None:
     finally:
         second.spec["data"] = first.spec["data"]
     assert second.id not in set(pairs["other"]) and len(pairs) == 3 * (len(world.study.runs) - 2)
+
+
+def test_a_rule_that_scores_fewer_chips_is_not_paired_and_stops_nothing(world: World) -> None:
+    """A method of one's own may leave chips, or whole blocks, without a prediction."""
+    best, rule = world.study.runs[0].id, world.study.runs[-1].id
+    path = world.folder(rule) / "confusion.parquet"
+    cells = pd.read_parquet(path)
+    for gone in (TEST[:1], TEST[:2]):  # part of the first block, which has one test chip; the first block and more
+        cells[~cells["chip_id"].isin([chip_id(chip) for chip in gone])].to_parquet(path)
+        singles, pairs = score_intervals(world.study, world.results, world.root / "data", best)
+        assert rule in set(singles["run"]) and rule not in set(pairs["other"])
+        assert len(pairs) == 3 * (len(world.study.runs) - 2)
 
 
 def test_a_single_run_has_no_pair(world: World) -> None:

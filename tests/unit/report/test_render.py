@@ -209,6 +209,23 @@ def test_intervals_stand_beside_the_scores(world: World) -> None:
             assert cells[4] == f"{lead['difference']:+.4f}".replace("-", "−") and 0 < float(cells[6]) <= 1
 
 
+def test_intervals_say_what_they_leave_open(world: World) -> None:
+    best = T.best_run(T.build_table(world.study, world.results), "val_mean_iou")
+    tables = score_intervals(world.study, world.results, world.root / "data", best)
+    split = {"name": "s", "region": "demo", "facts": facts(["a"]), "picture": None}
+
+    def said(kind: str, blocks: int = 4) -> str:
+        few = [table.assign(blocks=blocks) for table in tables]
+        chosen = {**split, "facts": {**split["facts"], "kind": kind}}
+        return " ".join(render(world, intervals=tuple(few), splits=[chosen])[1].text.split())
+
+    assert "p cannot be below 0.125" in said("block") and "beside ground that was trained on" not in said("block")
+    assert "beside ground that was trained on" in said("random")
+    assert "p cannot be" not in said("block", 15) and "too narrow" in said("block", 15)
+    assert "too narrow" not in said("block", 30) and "not corrected" in said("block", 30)
+    assert "p cannot be below 1:" in said("block", 1)
+
+
 def test_summary_appears_with_several_seeds_only(world: World, tmp_path: Path) -> None:
     assert "Seeds and folds" not in render(world)[1].text
     seeds = build_world(tmp_path / "seeds", [network("unet", "focal", seed=seed) for seed in (0, 1, 2)])
