@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import models, variants
+from pipeline.errors import ConfigError
 
 SIDE_PX, BANDS, CLASSES = 256, 3, 4
 BATCH = {"cpu": 2, "cuda": 16}
@@ -147,6 +148,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--compile", action="store_true", help="under torch.compile")
     options = parser.parse_args()
+    try:
+        for name in options.names:
+            variants.check("models", name, {}, "benchmarks.models")
+    except ConfigError as error:
+        parser.error(str(error))
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -27,6 +29,16 @@ def test_every_network_has_a_row_and_every_row_is_a_valid_network() -> None:
     for name, params in rows:
         variants.check("models", name, params, "table")
     assert table.label("unet", {}) == "`unet`" and table.label("a", {"b": 1}) == "`a: {b: 1}`"
+
+
+def test_a_misspelt_network_is_one_line_with_the_choices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["models", "unett"])
+    with pytest.raises(SystemExit) as caught:
+        table.main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert caught.value.code == 2 and "no model 'unett'; did you mean 'unet'? choices: " in last
 
 
 def test_a_small_network_is_measured() -> None:
