@@ -295,7 +295,8 @@ def test_waits_between_tries_are_a_random_part_of_a_doubling_time(server, tmp_pa
     asked = []
     monkeypatch.setattr(http.random, "uniform", lambda low, high: asked.append((low, high)) or 0.0)
     fetch(server, tmp_path, log, GRID[:1], replace(FAST, backoff_s=8.0, max_wait_s=30.0, timeout_s=30.0))
-    assert asked == [(0, 8.0), (0, 16.0), (0, 30.0), (0, 30.0)]
+    assert asked[:4] == [(0, 8.0), (0, 16.0), (0, 30.0), (0, 30.0)]
+    assert set(asked[4:]) <= {(0, 30.0)}  # on a busy machine a connection may be lost once more
 
 
 def test_the_rate_is_kept(server, tmp_path, log):
