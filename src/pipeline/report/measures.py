@@ -40,8 +40,8 @@ def measure_run(study: Study, run: str, results: Path, data: Path) -> dict[str, 
         probabilities: such scores are absent. None stands for NaN.
 
     Raises:
-        RunError, DataError: in one line when a file of the run or a chip store is missing or broken, or when the study
-            has no such run.
+        RunError, DataError: in one line when a file of the run or a chip store is missing or broken, when the study
+            has no such run, or when two settings of a metric give different scores of one name.
         ConfigError: when a metric says nothing of what it needs.
     """
     chosen = next((item for item in study.runs if item.id == run), None)
@@ -51,9 +51,18 @@ def measure_run(study: Study, run: str, results: Path, data: Path) -> dict[str, 
     scores: Scores = {}
     for entry in study.metrics:
         metric = metrics.create(entry["name"], **entry["params"])
-        scores |= _MEASURES[metrics.needs(entry["name"])](metric, result, data)
+        for name, value in _MEASURES[metrics.needs(entry["name"])](metric, result, data).items():
+            if not _alike(scores.setdefault(name, value), value):
+                raise RunError(
+                    f"study {study.name!r}: {name} is given twice, by metric {entry['name']!r} for the second time with "
+                    "another value; a study takes one setting of a metric whose scores have the same names"
+                )
     plain = {name: None if math.isnan(value) else value for name, value in scores.items()}
     return {"run": run, "checkpoint": result.checkpoint, "classes": result.classes, "scores": plain}
+
+
+def _alike(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def _of_counts(metric: Callable[..., Scores], result: RunResult, data: Path) -> Scores:
@@ -68,6 +77,11 @@ def _of_histograms(metric: Callable[..., Scores], result: RunResult, data: Path)
     if result.checkpoint is None:
         return {}
     path = result.folder / "predictions" / f"probabilities-{result.checkpoint}.npz"
+    if not path.is_file():  # runs of version 0.1 have none
+        raise RunError(
+            f"run {result.run.id}: {path} is missing; delete the folder {path.parent} and run it again: nothing is "
+            "trained, its checkpoints are scored"
+        )
     scores: Scores = {}
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -107,9 +121,11 @@ def _named(split: str, scores: Scores) -> Scores:
 
 def headline_scores(scores: Mapping[str, float | None], classes: Sequence[str]) -> Scores:
     """Those of `measure_run` that a table shows: neither scores of single classes nor counts of undefined chips."""
-    shown = {}
-    for name, value in scores.items():
-        single = "_without_" not in name and any(name.endswith(f"_{label}") for label in classes)
-        if not single and not name.endswith("_undefined"):
-            shown[name] = math.nan if value is None else float(value)
-    return shown
+    stems = {name.removesuffix(f"_{classes[0]}") for name in scores if name.endswith(f"_{classes[0]}")}
+    stems = {stem for stem in stems if all(f"{stem}_{label}" in scores for label in classes)}
+    single = {f"{stem}_{label}" for stem in stems if not stem.endswith("_without") for label in classes}
+    return {
+        name: math.nan if value is None else float(value)
+        for name, value in scores.items()
+        if name not in single and not name.endswith("_undefined")
+    }

@@ -94,6 +94,23 @@ def test_headline_scores() -> None:
     assert list(shown) == ["test_mean_iou_without_water", "test_x"] and math.isnan(shown["test_x"])
 
 
+def test_a_class_named_like_a_score_hides_none() -> None:
+    classes = ["iou", "m"]
+    scores = {"test_mean_iou": 0.5, "test_iou_iou": 0.4, "test_iou_m": 0.6, "test_hausdorff_m": 3.0}
+    assert list(headline_scores(scores, classes)) == ["test_mean_iou", "test_hausdorff_m"]
+
+
+def test_two_settings_of_a_metric_that_give_one_name_are_refused(built: World) -> None:
+    """The second would silently take the first one's place."""
+    twice = [{"name": "hausdorff", "params": {"on": on, "forms": ["hausdorff"]}} for on in ("boundary", "mask")]
+    asked = replace(built, study=replace(built.study, metrics=twice))
+    with pytest.raises(RunError, match="test_hausdorff_px is given twice, by metric 'hausdorff' for the second time"):
+        measured(asked)
+    both = [{"name": "mean_iou", "params": {"leave_out": leave_out}} for leave_out in (None, ["water"])]
+    scores = measured(replace(built, study=replace(built.study, metrics=both)))["scores"]
+    assert {"test_mean_iou", "test_mean_iou_without_water"} <= set(scores)
+
+
 def test_scores_of_the_last_epochs(built: World) -> None:
     config = built.study.config.model_copy(update={"last_epochs": 3})
     table = build_table(replace(built.study, config=config), built.results)
@@ -117,5 +134,7 @@ def test_what_is_missing_is_one_line(world: World) -> None:
         measured(asked, 1)
     assert "\n" not in str(caught.value)
     path.unlink()
-    with pytest.raises(RunError, match=r"probabilities-best_jaccard\.npz"):
+    with pytest.raises(
+        RunError, match=r"best_jaccard\.npz is missing.*predictions and run it again: nothing is trained"
+    ):
         measured(asked, 1)
