@@ -248,8 +248,7 @@ def _signature(family: str, name: str) -> ast.arguments:
 
 
 def _function(path: Path, name: str) -> ast.FunctionDef | None:
-    functions = (node for node in _tree(path).body if isinstance(node, ast.FunctionDef))
-    return next((node for node in functions if node.name == name), None)
+    return next((node for node in _tree(path).body if isinstance(node, ast.FunctionDef) and node.name == name), None)
 
 
 # --- types of parameters -----------------------------------------------------------------------------------------
