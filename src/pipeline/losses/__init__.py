@@ -59,7 +59,8 @@ def derivations(name: str, **params: Any) -> dict[str, Callable[..., Any]]:
     pixel, and gives [K, H, W] numbers.
 
     Raises:
-        ConfigError: when a file declares a target in TARGETS and no function for it.
+        ConfigError: when a file declares a target in TARGETS and no function for it, or when two losses of a sum
+            derive a target of the same name by functions that are not the same.
     """
     found: dict[str, Callable[..., Any]] = {}
     for family, own in variants.used("losses", name, params):
@@ -67,5 +68,6 @@ def derivations(name: str, **params: Any) -> dict[str, Callable[..., Any]]:
             functions = getattr(variants.load(family, own), "DERIVE", {})
             if target not in functions:
                 raise ConfigError(f"loss {own}: TARGETS has {target!r}, and DERIVE no function that derives it")
-            found[target] = functions[target]
+            if found.setdefault(target, functions[target]) is not functions[target]:
+                raise ConfigError(f"loss {own}: another loss of the sum derives its own {target!r}; rename one of them")
     return found

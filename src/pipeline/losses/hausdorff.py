@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.losses._distance import signed_distance, split_target, target_maps
+from pipeline.losses._distance import derive_signed_distance, split_target, target_maps
 from pipeline.losses.target import IGNORE, check_weights, mean_over_classes, probabilities, weights_of
 
 TARGETS = ("signed_distance",)
-DERIVE = {"signed_distance": lambda image, mask, classes: signed_distance(mask, classes)}
+DERIVE = {"signed_distance": derive_signed_distance}
 TWO_CLASSES_ALIKE = True
 
 

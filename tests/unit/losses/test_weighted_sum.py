@@ -167,6 +167,15 @@ def test_a_target_without_a_function_is_named(monkeypatch: pytest.MonkeyPatch) -
         losses.derivations("boundary_distance")
 
 
+def test_two_losses_share_a_target_only_by_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one of them would be fed, without a word, with what the other derives."""
+    terms = ["boundary_distance", "hausdorff"]
+    assert list(losses.derivations("weighted_sum", terms=terms)) == ["signed_distance"]
+    monkeypatch.setattr(variants.load("losses", "hausdorff"), "DERIVE", {"signed_distance": lambda *_: None})
+    with pytest.raises(ConfigError, match="loss hausdorff: another loss of the sum derives its own 'signed_distance'"):
+        losses.derivations("weighted_sum", terms=terms)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
