@@ -54,8 +54,8 @@ def measure_run(study: Study, run: str, results: Path, data: Path) -> dict[str, 
         for name, value in _MEASURES[metrics.needs(entry["name"])](metric, result, data).items():
             if not _alike(scores.setdefault(name, value), value):
                 raise RunError(
-                    f"study {study.name!r}: {name} is given twice, by metric {entry['name']!r} for the second time with "
-                    "another value; a study takes one setting of a metric whose scores have the same names"
+                    f"study {study.name!r}: {name} is given twice, by metric {entry['name']!r} for the second time "
+                    "with another value; a study takes one setting of a metric whose scores have the same names"
                 )
     plain = {name: None if math.isnan(value) else value for name, value in scores.items()}
     return {"run": run, "checkpoint": result.checkpoint, "classes": result.classes, "scores": plain}
