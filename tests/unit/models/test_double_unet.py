@@ -175,6 +175,18 @@ def test_parallel_networks_do_not_chain() -> None:
         assert reached & {"whole", "local"} == ({alone} if alone else {"whole", "local"})
 
 
+def test_the_global_network_reads_means_of_two_by_two_pixels_and_the_local_one_the_image() -> None:
+    network = make(mode="parallel").eval()
+    read: dict[str, torch.Tensor] = {}
+    for name in ("whole", "local"):
+        first = getattr(network, name).encoder[0]
+        first.register_forward_pre_hook(lambda _m, inputs, name=name: read.update({name: inputs[0]}))
+    image = torch.rand(1, 3, 16, 32)
+    network(image)
+    assert torch.equal(read["local"], image)
+    np.testing.assert_allclose(read["whole"], image.numpy().reshape(1, 3, 8, 2, 16, 2).mean((3, 5)), rtol=1e-6)
+
+
 def test_the_global_network_sees_twice_as_far() -> None:
     """Depth 2: rows that reach a pixel of each network's last map, by gradient and by hand."""
     network = make(mode="parallel", depth=2, **BARE).double().eval()
