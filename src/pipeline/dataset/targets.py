@@ -6,6 +6,7 @@ validates with, stored below ``work/<run>/targets/`` and gathered batch by batch
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,12 +78,14 @@ def store_targets(
         log: takes one line of text.
 
     Raises:
-        RunError: when a function gives another shape than [K, H, W], or another K than for the first chip.
+        RunError: when a function gives another shape than [K, H, W], or another K than for the first chip, and when
+            the disk is too small for all.
     """
     if not derive:
         return ExtraTargets(derive, classes)
     if not _fits(folder, fingerprint):
         begin = time.monotonic()
+        _check_disk(folder, joined, derive, classes)
         with atomic_folder(folder) as temporary:
             for split in SPLITS:
                 _store_split(temporary, joined, split, derive, classes)
@@ -103,6 +106,20 @@ def store_targets(
 def _fits(folder: Path, fingerprint: str) -> bool:
     facts = folder / "targets.json"
     return facts.is_file() and read_json(facts)["fingerprint"] == fingerprint
+
+
+def _check_disk(folder: Path, joined: Joined, derive: dict[str, Derive], classes: int) -> None:
+    """RunError when the disk has no room: a memory map that meets its end kills the process without a message."""
+    images, masks = joined.batch(joined.rows["train"].take(np.arange(1)))
+    chips = sum(len(joined.rows[split]) for split in SPLITS)
+    size = chips * sum(target.nbytes for target in _derived(derive, images[0], masks[0], classes).values())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        raise RunError(
+            f"{', '.join(derive)} of {chips} chips need {size / 1e6:.1f} MB in {folder}, where {free / 1e6:.1f} MB are "
+            "free; make room, train on fewer chips (train_subset) or take a loss without extra targets"
+        )
 
 
 def _path(folder: Path, split: str, kind: str) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline import losses
+from pipeline.dataset import targets
 from pipeline.dataset.joined import Joined, join
 from pipeline.dataset.targets import store_targets
 from pipeline.errors import RunError
@@ -71,6 +73,24 @@ def test_a_function_of_ones_own_that_gives_another_shape_is_named(joined: Joined
         with pytest.raises(RunError, match=words):
             store_targets(tmp_path / "targets", joined, {"mine": function}, 2, "a", print)
         assert not (tmp_path / "targets").exists()
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
+    joined: Joined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory map on a full disk would kill the process without a word."""
+    kinds = losses.derivations("boundary_distance")
+    size = (48 + 8) * 2 * 32 * 32 * 4  # float32 distances of both classes
+    for free in (size - 1, size):
+        monkeypatch.setattr(targets.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        if free < size:
+            with pytest.raises(
+                RunError, match=r"signed_distance of 56 chips need 0\.5 MB in .*/targets, where 0\.5 MB"
+            ) as e:
+                store_targets(tmp_path / "targets", joined, kinds, 2, "a", print)
+            assert "\n" not in str(e.value) and not (tmp_path / "targets").exists()
+        else:
+            store_targets(tmp_path / "targets", joined, kinds, 2, "a", print)
 
 
 class Fixed:
