@@ -42,18 +42,13 @@ class ChipMean:
 
 
 def score_chips(
-    metric: ChipMetric,
-    truth: Iterable[Array],
-    predicted: Iterable[Array],
-    classes: Sequence[str],
-    gsd_m: float | None = None,
+    metric: ChipMetric, chips: Iterable[tuple[Array, Array]], classes: Sequence[str], gsd_m: float | None = None
 ) -> dict[str, float]:
     """`ChipMean` of a metric of chips.
 
     Args:
         metric: made by `pipeline.metrics.create`, with NEEDS = ``chip``.
-        truth: chips [H, W] uint8, 255 ignored; an array [N, H, W] or anything that gives them in turn.
-        predicted: chips [H, W] uint8, as many.
+        chips: truth and prediction of each in turn, [H, W] uint8, 255 ignored in the truth.
         classes: C names.
         gsd_m: metres on the ground per pixel; None where it is not known.
 
@@ -61,6 +56,6 @@ def score_chips(
         RunError: when a chip's values do not fit.
     """
     mean = ChipMean()
-    for true, guessed in zip(truth, predicted, strict=True):
-        mean.update(metric(true, guessed, classes, gsd_m))
+    for truth, predicted in chips:
+        mean.update(metric(truth, predicted, classes, gsd_m))
     return mean.compute()

@@ -81,7 +81,8 @@ def block_interval(
 
     Each draw takes B blocks with replacement, sums their counts and scores the sum; the interval runs between the
     (1 − level) / 2 and (1 + level) / 2 quantiles of the draws. Blocks without a pixel that counts are left out. With
-    few blocks (below some 20) such intervals are too narrow.
+    few blocks (below some 20) such intervals are too narrow, and so they are where blocks resemble their neighbours.
+    A mean over classes is, in a draw that lacks a rare class, the mean over the others.
 
     Args:
         counts: confusion counts per block, [B, C, C] integers, rows truth.

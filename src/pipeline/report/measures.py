@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import metrics
 from pipeline.errors import RunError
 from pipeline.files import read_json
-from pipeline.metrics.chips import ChipMean
+from pipeline.metrics.chips import score_chips
 from pipeline.report.results import IGNORE, Array, Chips, RunResult, broken, count_matrix, open_run
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ def _of_chips(metric: Callable[..., Scores], result: RunResult, data: Path) -> S
     spec = result.run.spec["data"]
     store = data / spec["region"] / "chips" / spec["recipe"]
     gsd_m = read_json(store / "store.json").get("gsd_m")
-    mean = ChipMean()
-    for truth, predicted in _pairs(result, data):
-        mean.update(metric(truth, predicted, result.classes, gsd_m))
-    return _named("test", mean.compute())
+    return _named("test", score_chips(metric, _pairs(result, data), result.classes, gsd_m))
 
 
 _MEASURES = {"counts": _of_counts, "histograms": _of_histograms, "chip": _of_chips}
