@@ -151,6 +151,9 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
     }
     epochs = spec["train"]["epochs"]
     objective = Objective(spec["loss"], epochs, device)
+    search = WeightSearch(objective.search, epochs, spec["train"]["patience"]) if objective.search else None
+    if search is not None and search.never is not None:
+        log(search.never)
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     return Trainer(
         model=model,
@@ -160,7 +163,7 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
         joined=joined,
         scaler=Scaler.of(offset, scale, device, memory_format),
         objective=objective,
-        search=WeightSearch(objective.search, epochs, spec["train"]["patience"]) if objective.search else None,
+        search=search,
         extra=store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log),
         device=device,
         facts=facts,

@@ -40,6 +40,13 @@ class WeightSearch:
         self._base: State | None = None
         self._best: State | None = None
 
+    @property
+    def never(self) -> str | None:
+        """A line for the log where the run is too short for a search; else None."""
+        if self.first < self.epochs:
+            return None
+        return f"loss weight: no search, since the first comes after epoch {self.first} and the run has {self.epochs}"
+
     def state(self) -> State | None:
         """What `resume` takes; None between searches."""
         if self._base is None:

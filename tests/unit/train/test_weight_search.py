@@ -193,6 +193,14 @@ def test_of_equal_scores_the_first_is_kept_and_its_weights_are_its_own(tmp_path:
     assert found == ends[0]
 
 
+def test_a_run_too_short_for_a_search_says_so(region: Path, tmp_path: Path, whole: tuple[Path, list[str]]) -> None:
+    """With the paper's first search after epoch 8, a trial run of a few epochs never moves the weight."""
+    lines = run(region, tmp_path, spec_of(epochs=2, first=2))
+    said = "loss weight: no search, since the first comes after epoch 2 and the run has 2"
+    assert said in lines and [row["loss_weight"] for row in history(tmp_path)] == ["0.5", "0.5"]
+    assert not [line for line in whole[1] if "no search" in line]
+
+
 def test_a_schedule_writes_the_weight_of_each_epoch(region: Path, tmp_path: Path) -> None:
     params = {"terms": ["focal", "boundary_distance"], "schedule": "rebalance", "every": 1, "change": 0.25}
     run(region, tmp_path, spec_of(epochs=3, **params))
