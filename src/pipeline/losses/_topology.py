@@ -41,7 +41,7 @@ def check(*, layers: Sequence[Any], weights: str, **_: Any) -> None:
     if not layers:
         raise ConfigError("loss topology: layers is empty; name one or more, such as conv1_2")
     for name in layers:
-        if name not in LAYERS:
+        if not isinstance(name, str) or name not in LAYERS:
             raise ConfigError(f"loss topology: VGG19 has no layer {name!r}; {choices(str(name), LAYERS)}")
     if len(set(layers)) < len(layers):
         raise ConfigError(f"loss topology: a layer stands twice in {', '.join(layers)}")

@@ -202,6 +202,7 @@ def test_images_that_are_too_small() -> None:
         ({"layers": []}, "layers is empty"),
         ({"layers": ["conv1_3"]}, "no layer 'conv1_3'; did you mean"),
         ({"layers": [3]}, "no layer 3"),
+        ({"layers": [["conv1_1"]]}, "no layer \\[.conv1_1.\\]"),
         ({"layers": ["conv1_1", "conv1_1"]}, "twice"),
         ({"weights": " "}, "imagenet, none or the path"),
     ],
