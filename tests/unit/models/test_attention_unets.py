@@ -134,6 +134,11 @@ def test_dropout_follows_each_convolution_of_a_block_and_nothing_else(name: str)
     network = models.create(name, width=2, dropout=0.5)
     drops = [m for m in network.modules() if isinstance(m, nn.Dropout)]
     assert len(drops) == 2 * (5 + 4) and {drop.p for drop in drops} == {0.5}
+    block = network.encoder[0].branch if name == NAMES[1] else network.encoder[0]
+    layers = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout] * 2
+    if name == NAMES[1]:
+        layers.pop(-2)  # its last ReLU comes after the sum
+    assert [type(layer) for layer in block] == layers
     for level in network.decoder:
         assert not any(isinstance(m, nn.Dropout) for part in (level.gate, level.up) for m in part.modules())
     assert not any(isinstance(m, nn.Dropout) for m in models.create(name, width=2).modules())
