@@ -70,7 +70,7 @@ def expand_runs(name: str, root: Path = Path("config"), rules: Path = Path("rule
     specs: dict[str, Spec] = {}
     for data in _product(config.data.model_dump()):
         for model, loss in itertools.product(config.models, config.losses):
-            for spec in _network_specs(config, place, data, model, loss):
+            for spec in _network_specs(config, place, data, model, loss, root):
                 specs.setdefault(run_id(spec), spec)
     _check_select(config, [spec["loss"] for spec in specs.values()], place)
     for data in _product({**config.data.model_dump(), "normalize": ["none"], "train_subset": [None]}):
@@ -121,7 +121,9 @@ def _product(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model: Any, loss: Any) -> Iterator[Spec]:
+def _network_specs(
+    config: StudyConfig, place: str, data: dict[str, Any], model: Any, loss: Any, root: Path
+) -> Iterator[Spec]:
     model_name, model_params = variants.entry_of(model, f"{place}: models")
     loss_name, loss_params = variants.entry_of(loss, f"{place}: losses")
     train = config.train
@@ -133,6 +135,7 @@ def _network_specs(config: StudyConfig, place: str, data: dict[str, Any], model:
     model_params = variants.check("models", model_name, model_params, f"{place}: models")
     loss_params = variants.check("losses", loss_name, loss_params, f"{place}: losses")
     _check_outputs((model_name, model_params), (loss_name, loss_params), place)
+    _check_class_weights(loss_name, loss_params, data["region"], place, root)
     for settings in _product(train.model_dump()):
         for seed in config.seeds:
             yield {
@@ -157,6 +160,19 @@ def _check_outputs(model: tuple[str, dict[str, Any]], loss: tuple[str, dict[str,
                 f"{place}: losses: {name!r} needs the outputs {', '.join(lacking)}, which model {model[0]!r} does not "
                 "give as it is set; resunet_a gives them with head: mtsk or cmtsk, a model of one's own with OUTPUTS"
             )
+
+
+def _check_class_weights(loss: str, params: dict[str, Any], region: str, place: str, root: Path) -> None:
+    """ConfigError when a loss, or one that it is made of, has not as many class weights as the region has classes."""
+    classes, weights = load_classes(load_region(region, root).classes, root).names, params.get("class_weights")
+    if weights is not None and len(weights) != len(classes):
+        raise ConfigError(
+            f"{place}: losses: {loss!r} has {len(weights)} class_weights, the classes of region {region!r} are "
+            f"{len(classes)}: {', '.join(classes)}"
+        )
+    uses = getattr(variants.light("losses", loss), "uses", None)
+    for name, its in uses(**params) if uses else ():
+        _check_class_weights(name, its, region, place, root)
 
 
 def _check_select(config: StudyConfig, losses: list[dict[str, Any]], place: str) -> None:

@@ -356,6 +356,16 @@ def test_a_loss_for_several_heads_needs_a_model_with_them(config: Path, monkeypa
     assert study(config, models=["unet"], losses=["multi_task"]).runs
 
 
+def test_class_weights_are_as_many_as_the_regions_classes(config: Path) -> None:
+    fit = [{"jaccard": {"class_weights": [1, 2, 3, 4]}}, {"weighted_sum": {"class_weights": [1, 2, 3, 4]}}]
+    assert len([run for run in study(config, models=["unet"], losses=fit).runs if run.kind == "run"]) == 2
+    short = {"jaccard": {"class_weights": [1, 2, 3]}}
+    for losses in ([short], [{"weighted_sum": {"terms": ["focal", short]}}]):
+        with pytest.raises(ConfigError, match=r"'jaccard' has 3 class_weights, the classes .* 4: forest") as caught:
+            study(config, models=["unet"], losses=losses)
+        assert "\n" not in str(caught.value)
+
+
 def declares_heads(family: str, name: str, constant: str, default: Any = None) -> Any:
     own = {("models", "unet", "OUTPUTS"): ("mask", "boundary", "distance", "colour")}
     return own.get((family, name, constant)) or reading(family, name, constant, default)
