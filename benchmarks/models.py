@@ -1,7 +1,7 @@
 """Every network: parameters, multiply-adds at 256², images per second and training steps on this machine.
 
 A Markdown table; nothing is bounded, since seconds are the machine's. Multiply-adds are those of convolutions and
-matrix products. A GPU measures in bf16 autocast. All networks take about four minutes on two cores.
+matrix products. A GPU measures in bf16 autocast.
 
     .venv/bin/python -m benchmarks.models [unet resunet_a …] [--threads 2] [--seconds 2] [--compile]
 """
