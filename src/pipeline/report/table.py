@@ -71,11 +71,13 @@ def build_table(
         row: dict[str, Any] = {"run": run.id, "kind": run.kind}
         row |= {path: plain(run.varied[path]) if path in run.varied else math.nan for path in settings}
         row |= {"seed": run.spec.get("seed"), "checkpoint": result.checkpoint}
-        row |= {f"{split}_{name}": result.scores[f"{split}_{name}"] for split in ("val", "test") for name in _ORDER}
         history = result.history()
+        more = {name: (measures or {}).get(run.id, {}).get(name, math.nan) for name in further}
         if study.config.last_epochs is not None:
-            row |= last_scores(history, study.config.last_epochs, study.config.last_statistic)
-        row |= {name: (measures or {}).get(run.id, {}).get(name, math.nan) for name in further}
+            more = last_scores(history, study.config.last_epochs, study.config.last_statistic) | more
+        for split in ("val", "test"):
+            row |= {f"{split}_{name}": result.scores[f"{split}_{name}"] for name in _ORDER}
+            row |= {name: value for name, value in more.items() if name.startswith(f"{split}_")}
         iou = from_confusion(result.test) if result.test.sum() else {}
         by_name = {name: iou.get(f"iou_{index}", math.nan) for index, name in enumerate(result.classes)}
         row |= {f"test_iou_{name}": by_name.get(name, math.nan) for name in classes}

@@ -80,6 +80,8 @@ def test_the_table_shows_scores_of_all_classes_alone(world: World, tmp_path: Pat
     new = [name for name in table if "without" in name or "hausdorff" in name or "roc" in name]
     assert {"val_mean_iou_without_water", "test_mean_iou_without_water", "test_hausdorff_px", "val_roc_auc"} <= {*new}
     assert not [name for name in new if name.endswith(("_forest", "_undefined"))]
+    parts = [name.partition("_")[0] for name in table if name.startswith(("val_", "test_"))]
+    assert parts == sorted(parts, reverse=True)  # one group of validation, one of test columns
     assert table["test_roc_auc"].isna().tolist() == [False] * 4 + [True] * 2
     best = table["test_hausdorff_px"].to_numpy(float).argmin()
     assert best_rows(table, "test_hausdorff_px").to_numpy().argmax() == best
