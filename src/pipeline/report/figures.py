@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline.errors import RunError
 from pipeline.files import atomic_file
 from pipeline.report.results import Array, lower_is_better, plain, read_history
-from pipeline.report.table import best_run, setting_columns
+from pipeline.report.table import best_run, short_labels
 
 matplotlib.use("Agg")
 
@@ -143,25 +143,6 @@ def _colour_setting(networks: Sequence[Run]) -> str:
         if 2 <= len({str(run.varied.get(path)) for run in networks}) <= len(PALETTE):
             return path
     return "model.name"
-
-
-def short_labels(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """A readable label per run id: the values of the settings that differ among `runs`, with the seed where needed."""
-    rows = table.set_index("run").loc[list(runs)]
-    differing = [name for name in setting_columns(table) if rows[name].astype(str).nunique() > 1]
-    names = differing or ["model.name"] * ("model.name" in rows)
-    labels = []
-    for run, row in zip(runs, rows[names].itertuples(index=False), strict=True):
-        parts = [
-            str(value) if name.endswith(".name") else f"{name.rsplit('.', 1)[-1]} {value}"
-            for name, value in zip(names, row, strict=True)
-            if not pd.isna(value)
-        ]
-        labels.append(" · ".join(parts) or run)
-    seeds = rows["seed"].astype(str).to_list()
-    repeated = len(set(labels)) < len(labels) and len(set(seeds)) > 1
-    labels = [f"{label} · seed {seed}" for label, seed in zip(labels, seeds, strict=True)] if repeated else labels
-    return labels if len(set(labels)) == len(labels) else list(runs)
 
 
 def _draw(

@@ -157,6 +157,25 @@ def setting_columns(table: pd.DataFrame) -> list[str]:
     return names[names.index("kind") + 1 : names.index("seed")]
 
 
+def short_labels(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """A readable label per run id: the values of the settings that differ among `runs`, with the seed where needed."""
+    rows = table.set_index("run").loc[list(runs)]
+    differing = [name for name in setting_columns(table) if rows[name].astype(str).nunique() > 1]
+    names = differing or ["model.name"] * ("model.name" in rows)
+    labels = []
+    for run, row in zip(runs, rows[names].itertuples(index=False), strict=True):
+        parts = [
+            str(value) if name.endswith(".name") else f"{name.rsplit('.', 1)[-1]} {value}"
+            for name, value in zip(names, row, strict=True)
+            if not pd.isna(value)
+        ]
+        labels.append(" · ".join(parts) or run)
+    seeds = rows["seed"].astype(str).to_list()
+    repeated = len(set(labels)) < len(labels) and len(set(seeds)) > 1
+    labels = [f"{label} · seed {seed}" for label, seed in zip(labels, seeds, strict=True)] if repeated else labels
+    return labels if len(set(labels)) == len(labels) else list(runs)
+
+
 def is_score(column: str) -> bool:
     """Whether a column holds a score: ``val_*``, ``test_*`` or ``truth_*``, but not the count of absent classes."""
     return column.startswith(("val_", "test_", "truth_")) and column not in COUNTS

@@ -19,6 +19,7 @@ from pipeline.report.table import (
     ranked,
     score_columns,
     setting_columns,
+    short_labels,
     show,
 )
 
@@ -258,12 +259,13 @@ def intervals_view(table: pd.DataFrame, intervals: pd.DataFrame, paired: pd.Data
     if own.empty:
         return None
     leads = paired[paired["score"] == "mean_iou"].set_index("other")
+    labels = _labels(table)
     rows = []
     for number, row in enumerate(ranked(table).head(MOST_ROWS).to_dict("records"), start=1):
         if row["run"] not in own.index:
             continue
         found = own.loc[row["run"]]
-        entry = {"number": number, "label": _label(row), "value": show("test_mean_iou", found["value"])}
+        entry = {"number": number, "label": labels[row["run"]], "value": show("test_mean_iou", found["value"])}
         entry |= {"interval": _range(found, ""), "lead": "—", "lead_interval": "—", "p": "—"}
         if row["run"] in leads.index:
             lead = leads.loc[row["run"]]
@@ -274,6 +276,15 @@ def intervals_view(table: pd.DataFrame, intervals: pd.DataFrame, paired: pd.Data
     least = min(1.0, 2.0 ** (1 - blocks[0]))  # all swaps, or none, are as far apart as the runs are
     least_p = f"{least:.3g}" if least >= 0.01 else ""
     return {"rows": rows, "blocks": listing(blocks), "few": blocks[0] < FEW_BLOCKS, "least_p": least_p}
+
+
+def _labels(table: pd.DataFrame) -> dict[str, str]:
+    """Run id → what the run is, with the settings and the seed that tell it from its like where several are alike."""
+    labels = {row["run"]: _label(row) for row in table.to_dict("records")}
+    networks = table.loc[table["kind"] == "run", "run"].to_list()
+    if len({labels[run] for run in networks}) < len(networks):
+        labels |= dict(zip(networks, short_labels(table, networks), strict=True))
+    return labels
 
 
 def _label(row: Mapping[Any, Any]) -> str:

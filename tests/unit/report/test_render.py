@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.errors import RunError
 from pipeline.report import render as R
 from pipeline.report import table as T
+from pipeline.report import views as V
 from pipeline.report.intervals import score_intervals
 from pipeline.report.results import provenance
 
@@ -224,6 +225,16 @@ def test_intervals_say_what_they_leave_open(world: World) -> None:
     assert "p cannot be" not in said("block", 15) and "too narrow" in said("block", 15)
     assert "too narrow" not in said("block", 30) and "not corrected" in said("block", 30)
     assert "p cannot be below 1:" in said("block", 1)
+
+
+def test_runs_that_differ_in_seed_alone_are_told_apart_beside_their_intervals(tmp_path: Path) -> None:
+    runs = [network("unet", "focal", seed=seed) for seed in (0, 1)] + [other("baseline", "landcover")]
+    world = build_world(tmp_path, runs)
+    table = T.build_table(world.study, world.results)
+    found = score_intervals(world.study, world.results, world.root / "data", T.best_run(table, "val_mean_iou"))
+    view = V.intervals_view(table, *found)
+    assert view is not None
+    assert [row["label"] for row in view["rows"]] == ["unet · seed 0", "unet · seed 1", "landcover"]
 
 
 def test_summary_appears_with_several_seeds_only(world: World, tmp_path: Path) -> None:
