@@ -18,24 +18,14 @@ from typing import Any, get_args
 
 from pipeline import variants
 from pipeline.config import StudyConfig, StudyTrain, check_recipe, load_classes, load_region, load_study, validate
+from pipeline.defaults import FROZEN_DATA, FROZEN_TRAIN, train_variants
 from pipeline.errors import ConfigError, choices
 from pipeline.files import canonical_json
 from pipeline.names import is_name, no_name
+from pipeline.protocol import check_protocol
 from pipeline.study_schema import Score
 
 SPEC_VERSION = 1
-FROZEN_DATA: dict[str, Any] = {"normalize": "none", "train_subset": None}
-FROZEN_TRAIN: dict[str, Any] = {
-    "optimizer": "rmsprop",
-    "lr": 1e-3,
-    "weight_decay": 0.0,
-    "batch_size": 32,
-    "epochs": 30,
-    "patience": 5,
-    "flips": False,
-    "precision": "fp32",
-    "threads": 1,
-}
 METRIC_NEEDS = ("counts", "histograms", "chip")  # what a metric's file may say in NEEDS; see `pipeline.metrics`
 Spec = dict[str, Any]
 
@@ -73,7 +63,8 @@ def expand_runs(name: str, root: Path = Path("config"), rules: Path = Path("rule
             for spec in _network_specs(config, place, data, model, loss, root):
                 specs.setdefault(run_id(spec), spec)
     _check_select(config, [spec["loss"] for spec in specs.values()], place)
-    for data in _product({**config.data.model_dump(), "normalize": ["none"], "train_subset": [None]}):
+    plain = {key: [value] for key, value in FROZEN_DATA.items()}
+    for data in _product({**config.data.model_dump(), **plain}):
         for entry in config.baselines:
             spec = _baseline_spec(entry, data, config.seeds[0], rules, root, f"{place}: baselines")
             specs.setdefault(run_id(spec), spec)
@@ -112,8 +103,24 @@ def minimal(spec: Spec) -> Spec:
             known = name in variants.names(home)
             short[part] = {"name": name, "params": variants.shortest(home, name, params) if known else dict(params)}
     if "train" in spec:
-        short["train"] = {k: v for k, v in spec["train"].items() if k not in FROZEN_TRAIN or FROZEN_TRAIN[k] != v}
+        short["train"] = _minimal_train(spec["train"])
     return short
+
+
+def _minimal_train(settings: dict[str, Any]) -> dict[str, Any]:
+    short = {key: value for key, value in settings.items() if key not in FROZEN_TRAIN or FROZEN_TRAIN[key] != value}
+    for family, key in (("schedules", "schedule"), ("samplers", "sampler")):
+        if key in short:
+            short[key] = _short_entry(family, short[key])
+    if isinstance(short.get("monitor"), dict):
+        short["monitor"] = _short_entry("metrics", short["monitor"])
+    if "augment" in short:
+        short["augment"] = [_short_entry("augment", entry) for entry in short["augment"]]
+    return short
+
+
+def _short_entry(family: str, entry: dict[str, Any]) -> dict[str, Any]:
+    return {"name": entry["name"], "params": variants.shortest(family, entry["name"], entry["params"])}
 
 
 def _product(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -136,7 +143,8 @@ def _network_specs(
     loss_params = variants.check("losses", loss_name, loss_params, f"{place}: losses")
     _check_outputs((model_name, model_params), (loss_name, loss_params), place)
     _check_class_weights(loss_name, loss_params, data["region"], place, root)
-    for settings in _product(train.model_dump()):
+    for raw in _product(train.model_dump()):
+        settings = _resolved_train(raw, data["region"], f"{place}: train", root)
         for seed in config.seeds:
             yield {
                 "version": SPEC_VERSION,
@@ -147,6 +155,28 @@ def _network_specs(
                 "train": settings,
                 "seed": seed,
             }
+
+
+def _resolved_train(raw: dict[str, Any], region: str, place: str, root: Path) -> dict[str, Any]:
+    """The settings of a training with its variants resolved; ConfigError for what does not fit together."""
+    settings = dict(raw)
+    for family, key in (("schedules", "schedule"), ("samplers", "sampler")):
+        settings[key] = _entry(family, raw[key], f"{place}.{key}")
+    settings["augment"] = [_entry("augment", entry, f"{place}.augment") for entry in raw["augment"]]
+    if isinstance(raw["monitor"], dict):
+        settings["monitor"] = _entry("metrics", raw["monitor"], f"{place}.monitor")
+        if variants.declared("metrics", settings["monitor"]["name"], "NEEDS") != "counts":
+            raise ConfigError(f"{place}.monitor: {settings['monitor']['name']!r} is no metric of confusion counts")
+    for _, entry in train_variants(settings):
+        _check_left_out(entry["params"].get("classes"), region, f"{place}: {entry['name']}.classes", root, whole=True)
+    names = load_classes(load_region(region, root).classes, root).names
+    check_protocol(settings, names, place)
+    return settings
+
+
+def _entry(family: str, raw: Any, place: str) -> dict[str, Any]:
+    name, params = variants.entry_of(raw, place)
+    return {"name": name, "params": variants.check(family, name, params, place)}
 
 
 def _check_outputs(model: tuple[str, dict[str, Any]], loss: tuple[str, dict[str, Any]], place: str) -> None:
@@ -204,15 +234,15 @@ def _metrics(config: StudyConfig, place: str, root: Path) -> list[dict[str, Any]
     return found
 
 
-def _check_left_out(labels: Any, region: str, place: str, root: Path) -> None:
-    """ConfigError when a list of classes has one that the region has not, or all of its classes."""
+def _check_left_out(labels: Any, region: str, place: str, root: Path, whole: bool = False) -> None:
+    """ConfigError when a list of classes has one that the region has not, or all of its classes unless `whole`."""
     if not isinstance(labels, list):
         return
     classes = load_classes(load_region(region, root).classes, root).names
     for label in labels:
         if label not in classes:
             raise ConfigError(f"{place}: no class {label!r}; {choices(str(label), classes)}")
-    if set(labels) == set(classes):
+    if set(labels) == set(classes) and not whole:
         raise ConfigError(f"{place} names all classes of region {region!r}; leave one at least")
 
 
@@ -290,9 +320,20 @@ def _flat(spec: Spec) -> dict[str, Any]:
         for key, value in spec.get(section, {}).items():
             if key == "params":
                 flat |= {f"{section}.{name}": item for name, item in value.items()}
+            elif key in ("schedule", "sampler") or (key == "monitor" and isinstance(value, dict)):
+                flat[f"{section}.{key}"] = value["name"]
+                flat |= {f"{section}.{key}.{name}": item for name, item in value["params"].items()}
+            elif key == "augment":
+                flat[f"{section}.{key}"] = " + ".join(_shown_entry(entry) for entry in value)
             else:
                 flat[f"{section}.{key}"] = value
     return flat
+
+
+def _shown_entry(entry: dict[str, Any]) -> str:
+    """An augmentation as a table names it: with what differs from its defaults."""
+    short = variants.shortest("augment", entry["name"], entry["params"])
+    return str(entry["name"]) + (f" {canonical_json(short)}" if short else "")
 
 
 def _varied(specs: list[Spec]) -> list[str]:
@@ -303,12 +344,13 @@ def _varied(specs: list[Spec]) -> list[str]:
     runs = [(spec, _flat(spec)) for spec in specs]
     varied = []
     for path in dict.fromkeys(path for _, flat in runs for path in flat):
-        section = path.split(".")[0]
-        own = section in ("model", "loss") and path != f"{section}.name"
+        section, _, rest = path.partition(".")
+        owner = path.rpartition(".")[0] if rest.count(".") else f"{section}.name"
+        own = (section in ("model", "loss") or owner != f"{section}.name") and path != owner
         groups: dict[tuple[str, str], set[str]] = {}
         for spec, flat in runs:
             if section in spec:
-                group = (spec["kind"], spec[section]["name"] if own else "")
+                group = (spec["kind"], str(flat.get(owner, "")) if own else "")
                 groups.setdefault(group, set()).add(canonical_json(flat[path]) if path in flat else "")
         if path in ("model.name", "loss.name") or any(len(values) > 1 for values in groups.values()):
             varied.append(path)

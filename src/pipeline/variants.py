@@ -1,4 +1,4 @@
-"""Variants: one file per loss, model, sampler or baseline; its file name is its name in configs. Never imports torch.
+"""Variants: one file each, whose name is the variant's name in configs. Never imports torch.
 
 A variant exposes ``build(*, smooth=1e-5, ...)`` with keyword-only literal defaults. Signatures and imports are read
 with `ast`, so that a misspelt name or parameter is found before anything heavy is imported.
@@ -16,13 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pipeline.defaults import train_variants
 from pipeline.errors import ConfigError, choices
 from pipeline.files import canonical_json
 from pipeline.names import is_name, no_name
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = PACKAGE.parents[1]
-FAMILIES = ("models", "losses", "metrics", "augment", "samplers", "baselines")
+FAMILIES = ("models", "losses", "metrics", "schedules", "samplers", "augment", "baselines")
 FROM_PIPELINE = ("in_channels", "classes")  # given to a model by the pipeline, never by the config
 OPEN = ("models", "smp")  # the one variant that passes unnamed parameters on
 KINDS = PACKAGE / "sources" / "_kinds.py"  # imports every file of its folder, by listing it
@@ -70,8 +71,7 @@ def accepts_any(family: str, name: str) -> bool:
 def declared(family: str, name: str, constant: str, default: Any = None) -> Any:
     """The literal value of a module-level constant of a variant, read without importing it; `default` without one.
 
-    Losses may declare TARGETS and OUTPUTS (what they need besides a mask and its logits), every variant SMALL (the
-    parameters under which its family's contract test makes it); see docs/adding-a-variant.md.
+    What a family may declare is in docs/adding-a-variant.md; every variant may SMALL, parameters of its contract test.
     """
     path = module_path(family, name)
     for node in _tree(path).body:
@@ -175,6 +175,8 @@ def files_of(spec: dict[str, Any]) -> list[Path]:
     """The files of all variants that a run's spec names; a rule of a researcher's own has none."""
     parts = [("models", "model"), ("losses", "loss")] if spec["kind"] == "run" else [("baselines", "model")]
     chosen = [(family, spec[part]["name"], spec[part]["params"]) for family, part in parts]
+    if spec["kind"] == "run":
+        chosen += [(family, entry["name"], entry["params"]) for family, entry in train_variants(spec.get("train", {}))]
     known = [one for one in chosen if one[1] in names(one[0])]
     return [module_path(*variant) for one in known for variant in used(*one)]
 
@@ -307,9 +309,7 @@ def closure(script: Path, extra: Iterable[Path] = ()) -> list[Path]:
     Imports are read with `ast`, so that those inside functions count and nothing is executed; the `__init__` files of
     packages on the way belong to it, imports for type checkers alone (``if TYPE_CHECKING``) do not. A variant that is
     loaded by name is no import: pass its file in `extra`. Kinds of imagery sources, which the config loads all, count.
-
-    Returns:
-        Sorted paths, relative to the project root where they lie below it.
+    Paths are sorted, and relative to the project root where they lie below it.
     """
     todo = [Path(path).resolve() for path in (script, *extra)]
     seen: set[Path] = set()

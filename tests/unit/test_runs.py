@@ -14,10 +14,11 @@ from ruamel.yaml import YAML
 
 from pipeline import config as module
 from pipeline import variants as module_of_variants
+from pipeline.defaults import FROZEN_DATA, FROZEN_TRAIN
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json, read_json
-from pipeline.runs import FROZEN_TRAIN, expand_runs, minimal, run_id
-from pipeline.study_schema import StudyTrain
+from pipeline.runs import expand_runs, minimal, run_id
+from pipeline.study_schema import StudyData, StudyTrain
 
 PROJECT = Path(__file__).resolve().parents[2]
 reading = module_of_variants.declared
@@ -96,7 +97,10 @@ def test_golden_ids() -> None:
 
 def test_the_frozen_defaults_are_those_of_the_config() -> None:
     defaults = {key: value[0] for key, value in StudyTrain().model_dump().items()}
-    assert defaults == FROZEN_TRAIN
+    named = {key: {"name": defaults[key], "params": {}} for key in ("schedule", "sampler")}
+    assert defaults | named == FROZEN_TRAIN
+    data = StudyData(region="r", imagery="i", recipe="l", split="s").model_dump()
+    assert {key: data[key][0] for key in FROZEN_DATA} == FROZEN_DATA
 
 
 def test_a_setting_at_its_default_is_not_in_the_hash() -> None:

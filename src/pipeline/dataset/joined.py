@@ -77,8 +77,9 @@ def join(data: Path, spec: dict[str, Any]) -> Joined:
         if len(at) == 0:
             raise DataError(f"split {spec['split']!r} of region {spec['region']!r} has no chips for {name}")
         rows[name] = Rows(shared[at], image_at[at], label_at[at])
-    if spec.get("train_subset") is not None:
-        rows["train"] = _subset(rows["train"], int(spec["train_subset"]))
+    for name in ("train", "val"):
+        if spec.get(f"{name}_subset") is not None:
+            rows[name] = _subset(rows[name], int(spec[f"{name}_subset"]))
     return Joined(images, labels, rows)
 
 
@@ -87,6 +88,18 @@ def _subset(rows: Rows, size: int) -> Rows:
     if size >= len(rows):
         return rows
     return rows.take(np.sort(np.random.default_rng(20240501).permutation(len(rows))[:size]))
+
+
+def class_counts(joined: Joined) -> Array:
+    """Pixels per class of each training chip's label, [N, C] int64, from the index of the label chips."""
+    index, rows = joined.labels.index, joined.rows["train"]
+    return np.stack([index[f"px_{name}"][rows.label] for name in joined.classes], axis=1).astype(np.int64)
+
+
+def top_value(joined: Joined) -> float:
+    """The largest value of the images' integer dtype; 1.0 for floating point."""
+    dtype = joined.images.chips.dtype
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
 
 
 def band_statistics(joined: Joined) -> tuple[list[float], list[float]]:

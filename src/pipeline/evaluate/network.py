@@ -11,10 +11,13 @@ import torch
 
 from pipeline.dataset.joined import join
 from pipeline.dataset.targets import ExtraTargets
+from pipeline.defaults import train_settings
 from pipeline.evaluate.counts import confusion_rows, write_confusion, write_histograms, write_predictions
 from pipeline.files import atomic_folder, read_json, write_json
 from pipeline.metrics import from_confusion
-from pipeline.train.checkpoint import CHECKPOINTS, load_checkpoint
+from pipeline.protocol import checkpoint_name
+from pipeline.train.checkpoint import load_checkpoint
+from pipeline.train.feed import Feed
 from pipeline.train.inference import Scaler, score_chips
 from pipeline.train.objective import Objective
 
@@ -22,23 +25,26 @@ from pipeline.train.objective import Objective
 def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
 
-    Both checkpoints are scored on every chip of val and test; predictions of the test chips are kept per checkpoint
-    as ``predictions/test-<checkpoint>.npy``, the histograms of both splits' probabilities [C, 2, B] as
-    ``predictions/probabilities-<checkpoint>.npz``. The resume state in the folder `work` is deleted: the run is
-    complete. Returns the content of metrics.json.
+    The checkpoints that the run's setting `checkpoints` names are scored on every chip of val and test; predictions of
+    the test chips are kept per checkpoint as ``predictions/test-<checkpoint>.npy``, the histograms of both splits'
+    probabilities [C, 2, B] as ``predictions/probabilities-<checkpoint>.npz``. The resume state in the folder `work` is
+    deleted: the run is complete. Returns the content of metrics.json.
     """
     facts = read_json(run / "run.json")
     spec = facts["spec"]
-    torch.set_num_threads(spec["train"]["threads"])
+    settings = train_settings(spec)
+    torch.set_num_threads(settings["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     joined = join(data, spec["data"])
-    objective = Objective(spec["loss"], spec["train"]["epochs"], device)
+    objective = Objective(spec["loss"], settings["epochs"], device)
     objective.for_validation()
-    extra = ExtraTargets(objective.derive, len(joined.classes))
+    feed = Feed(joined, ExtraTargets(objective.derive, len(joined.classes)), device)
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []
     with atomic_folder(run / "predictions") as folder:
-        for path in (run / "checkpoints" / f"{name}.safetensors" for name in CHECKPOINTS):
+        for path in (
+            run / "checkpoints" / f"{name}.safetensors" for name in map(checkpoint_name, settings["checkpoints"])
+        ):
             model, stored = load_checkpoint(path)
             scaler = Scaler.of(stored["offset"], stored["scale"], device)
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -46,7 +52,7 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
             histograms = {}
             for split in ("val", "test"):
                 outcome = score_chips(
-                    model, joined, split, scaler, objective, extra, predictions=split == "test", histograms=True
+                    model, feed, split, scaler, objective, predictions=split == "test", histograms=True
                 )
                 scores = from_confusion(outcome.counts.sum(axis=0))
                 entry[split] = {

@@ -11,15 +11,12 @@ from pipeline.files import atomic_file, read_json, write_json
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINTS = {"best_accuracy": "val_accuracy", "best_jaccard": "val_jaccard_coefficient"}
-"""The checkpoints that a run keeps: name → the validation score that is highest at their epoch."""
 
-
-def save_checkpoint(path: Path, model: torch.nn.Module, facts: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write ``<path>`` (.safetensors) and the JSON beside it, each atomically."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_file(path) as temporary:
         save_file(tensors, str(temporary))
     write_json(path.with_suffix(".json"), facts)

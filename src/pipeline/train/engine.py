@@ -1,4 +1,4 @@
-"""Train one run: a loop whose every step is a function of (seed, epoch, step), so that a killed run resumes bit by bit.
+"""Train one run: prepare it, take up its resume state, train it, publish what a table needs.
 
 Resume state lives in ``work/<run>/`` with the hashes of spec, data, split and code; a mismatch discards it. The lean
 imports (torch, numpy, pyarrow, safetensors) are on purpose: a GPU machine without geo packages trains too.
@@ -7,58 +7,47 @@ imports (torch, numpy, pyarrow, safetensors) are on purpose: a GPU machine witho
 from __future__ import annotations
 
 import csv
-import math
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import models
-from pipeline.dataset.joined import Joined, data_hashes, join, scaling
-from pipeline.dataset.targets import ExtraTargets, store_targets
-from pipeline.errors import RunError
+from pipeline import augment, models, samplers, schedules
+from pipeline.augment._transform import Batch, Source
+from pipeline.dataset.joined import Joined, class_counts, data_hashes, join, scaling, top_value
+from pipeline.dataset.targets import store_targets
+from pipeline.defaults import train_settings
 from pipeline.files import atomic_file, atomic_folder, canonical_json, read_json, write_json
-from pipeline.metrics import from_confusion
+from pipeline.protocol import LAST, checkpoint_name
 from pipeline.train import state
-from pipeline.train.checkpoint import CHECKPOINTS, save_checkpoint
-from pipeline.train.inference import Scaler, score_chips, training_format
+from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.display import Display
+from pipeline.train.feed import Feed
+from pipeline.train.inference import Scaler, training_format
 from pipeline.train.lock import run_lock
+from pipeline.train.loop import Trainer, fit
 from pipeline.train.objective import Objective
+from pipeline.train.optimizers import make_optimizer
 from pipeline.train.provenance import environment
+from pipeline.train.step import Stepper
 from pipeline.train.weight_search import WeightSearch
+from pipeline.train.world import World
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Spec = dict[str, Any]
+Log = Callable[[str], None]
 
 
-@dataclass
-class Trainer(state.Learner):
-    """The pieces of one run in training."""
-
-    spec: Spec
-    joined: Joined
-    scaler: Scaler
-    objective: Objective
-    search: WeightSearch | None
-    extra: ExtraTargets
-    device: torch.device
-    facts: dict[str, Any]
-    log: Callable[[str], None]
-
-
-def train(
-    run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Callable[[str], None]
-) -> None:
+def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Log) -> None:
     """Train `run` as `spec` says and write ``run.json``, ``history.csv`` and ``checkpoints/`` below `out`.
 
     Args:
         run: the run's id.
-        spec: the resolved run (`pipeline.runs`).
+        spec: the resolved run (`pipeline.runs`); settings of `train` that it lacks take their frozen defaults.
         code_hash: of the code that this run executes.
         data: folder of the regions' data.
         out: ``results/runs/<run>``.
@@ -71,75 +60,116 @@ def train(
     with run_lock(work, log) as waited:
         hashes = data_hashes(data, spec["data"]) | {"code": code_hash}
         fingerprint = canonical_json({"spec": spec, "hashes": hashes})
-        if waited and _already_done(out, fingerprint):
+        if waited and _already_done(out, spec, fingerprint):
             log("finished by the process that was waited for")
         else:
             _train(run, spec, hashes, fingerprint, data, out, work, log)
 
 
-def _already_done(out: Path, fingerprint: str) -> bool:
+def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
     path = out / "run.json"
     if not path.is_file():
         return False
     facts = read_json(path)
-    complete = all((out / "checkpoints" / f"{name}.safetensors").is_file() for name in CHECKPOINTS)
+    names = [checkpoint_name(kept) for kept in (*train_settings(spec)["checkpoints"], LAST)]
+    complete = all((out / "checkpoints" / f"{name}.safetensors").is_file() for name in names)
     return complete and bool(facts["finished"]) and facts["fingerprint"] == fingerprint
 
 
 def _train(
-    run: str,
-    spec: Spec,
-    hashes: dict[str, str],
-    fingerprint: str,
-    data: Path,
-    out: Path,
-    work: Path,
-    log: Callable[[str], None],
+    run: str, spec: Spec, hashes: dict[str, str], fingerprint: str, data: Path, out: Path, work: Path, log: Log
 ) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.monotonic()
-    trainer = _prepare(spec, hashes, data, work, log)
+    trainer = prepare(spec, hashes, data, work, log)
+    joined, learner = trainer.stepper.feed.joined, trainer.learner
     facts = {
         "id": run,
         "kind": "run",
         "name": spec["model"]["name"],
         "spec": spec,
-        "classes": trainer.joined.classes,
-        "colours": trainer.joined.labels.meta["colours"],
-        "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "chips": {split: len(rows) for split, rows in trainer.joined.rows.items()},
+        "classes": joined.classes,
+        "colours": joined.labels.meta["colours"],
+        "parameters": sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
+        "chips": {split: len(rows) for split, rows in joined.rows.items()},
         "hashes": hashes,
         "fingerprint": fingerprint,
         "started": started,
         "finished": None,
-        **environment(trainer.device),
+        **environment(trainer.stepper.world.device),
     }
     write_json(out / "run.json", facts)
-    resumed = _resume(trainer, work, fingerprint)
-    earlier = sum(row["seconds"] for row in trainer.progress.history) if resumed else 0.0
-    _fit(trainer, work, fingerprint)
-    _publish(trainer, work, out)
+    resumed = _resume(trainer, work, fingerprint, log)
+    earlier = sum(row["seconds"] for row in learner.progress.history) if resumed else 0.0
+    fit(trainer, state.Saver(work, fingerprint))
+    _publish(trainer, out)
     facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     facts["seconds"] = round(time.monotonic() - begin + earlier, 1)
     write_json(out / "run.json", facts)
-    best = {name: round(value, 4) for name, value in trainer.progress.best.items()}
-    log(f"{trainer.progress.epoch} epochs, best {best}")
+    best = {name: round(value, 4) for name, value in learner.progress.best.items()}
+    log(f"{learner.progress.epoch} epochs, best {best}")
 
 
-def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Callable[[str], None]) -> Trainer:
-    torch.set_num_threads(spec["train"]["threads"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
+def prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Log) -> Trainer:
+    """Make all pieces of a run: data, network, loss, optimiser and what the settings of its training name."""
+    settings = train_settings(spec)
+    torch.set_num_threads(settings["threads"])
+    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
     joined = join(data, spec["data"])
+    learner, scaler, facts = _learner(spec, settings, joined, world)
+    objective = Objective(spec["loss"], settings["epochs"], world.device)
+    made_for = canonical_json({"data": spec["data"], "hashes": hashes})
+    extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
+    feed, counts = Feed(joined, extra, world.device), class_counts(joined)
+    search = WeightSearch(objective.search, settings["epochs"], settings["patience"]) if objective.search else None
+    if search is not None and search.never is not None:
+        log(search.never)
+    stepper = Stepper(
+        learner=learner,
+        network=world.wrap(learner.model),
+        feed=feed,
+        scaler=scaler,
+        objective=objective,
+        transforms=_transforms(settings, feed, counts),
+        settings=settings,
+        seed=spec["seed"],
+        world=world,
+        watch_errors=samplers.needs_errors(settings["sampler"]["name"]),
+    )
+    return Trainer(
+        learner=learner,
+        stepper=stepper,
+        settings=settings,
+        schedule=schedules.create(settings["schedule"]["name"], **settings["schedule"]["params"]),
+        sampler=samplers.create(settings["sampler"]["name"], **settings["sampler"]["params"]),
+        counts=counts,
+        search=search,
+        facts=facts,
+        display=Display(settings["epochs"], len(joined.rows["train"]), log),
+    )
+
+
+def _learner(
+    spec: Spec, settings: dict[str, Any], joined: Joined, world: World
+) -> tuple[state.Learner, Scaler, dict[str, Any]]:
+    """The network with fresh weights and its optimiser, what it sees of pixels, and what a checkpoint says of it."""
     offset, scale = scaling(joined, spec["data"]["normalize"])
     bands = int(joined.images.chips.shape[1])
     torch.manual_seed(spec["seed"])
     model = models.create(
         spec["model"]["name"], in_channels=bands, classes=len(joined.classes), **spec["model"]["params"]
     )
-    memory_format = training_format(model, device, spec["train"]["precision"])
-    model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    memory_format = training_format(model, world.device, settings["precision"])
+    model = model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    learner = state.Learner(
+        model=model,
+        optimizer=make_optimizer(model, settings, world.device),
+        progress=state.Progress(),
+        average=_average(model, settings["ema"]),
+        errors=torch.full((len(joined.rows["train"]),), torch.nan, device=world.device),
+    )
     facts = {
         "model": spec["model"],
         "in_channels": bands,
@@ -149,179 +179,51 @@ def _prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Ca
         "scale": scale,
         "chip_px": joined.images.chip_px,
     }
-    epochs = spec["train"]["epochs"]
-    objective = Objective(spec["loss"], epochs, device)
-    search = WeightSearch(objective.search, epochs, spec["train"]["patience"]) if objective.search else None
-    if search is not None and search.never is not None:
-        log(search.never)
-    made_for = canonical_json({"data": spec["data"], "hashes": hashes})
-    return Trainer(
-        model=model,
-        optimizer=_optimizer(model, spec["train"]),
-        progress=state.Progress(),
-        spec=spec,
-        joined=joined,
-        scaler=Scaler.of(offset, scale, device, memory_format),
-        objective=objective,
-        search=search,
-        extra=store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log),
-        device=device,
-        facts=facts,
-        log=log,
-    )
+    return learner, Scaler.of(offset, scale, world.device, memory_format), facts
 
 
-def _optimizer(model: torch.nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
-    """The papers' optimisers; RMSprop with ρ 0.9 and ε 1e-7, as the Frankfurt report's."""
-    lr, decay = settings["lr"], settings["weight_decay"]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    name = settings["optimizer"]
-    if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-7, weight_decay=decay)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=decay)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=lr, weight_decay=decay)
+def _average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
-def _resume(trainer: Trainer, work: Path, fingerprint: str) -> bool:
-    """Take up the last complete epoch from `work`, and the weight search that was under way."""
-    found = state.load(work, fingerprint, trainer.log)
+def _transforms(settings: dict[str, Any], feed: Feed, counts: Array) -> list[Any]:
+    """The run's augmentations, acquainted with its training chips."""
+
+    def take(at: Array) -> Batch:
+        batch = feed.batch("train", at)
+        return batch | {"image": batch["image"].float()}
+
+    source = Source(counts, feed.joined.classes, top_value(feed.joined), take)
+    transforms = [augment.create(entry["name"], **entry["params"]) for entry in settings["augment"]]
+    for transform in transforms:
+        transform.begin(source)
+    return transforms
+
+
+def _resume(trainer: Trainer, work: Path, fingerprint: str, log: Log) -> bool:
+    """Take up the last saved epoch from `work`, and the weight search that was under way."""
+    found = state.load(work, fingerprint, log)
     if found is None:
         return False
-    trainer.restore(found)
+    trainer.learner.restore(found)
     if trainer.search is not None:
         trainer.search.resume(found["search"])
-    trainer.log(f"resumed after epoch {trainer.progress.epoch}")
+    log(f"resumed after epoch {trainer.learner.progress.epoch}")
     return True
 
 
-def _fit(trainer: Trainer, work: Path, fingerprint: str) -> None:
-    settings, search = trainer.spec["train"], trainer.search
-    while trainer.progress.epoch < settings["epochs"] and trainer.progress.bad_epochs < settings["patience"]:
-        progress = trainer.progress
-        row = _epoch(trainer)
-        progress.epoch += 1
-        progress.history.append(row)
-        for name, score in CHECKPOINTS.items():
-            if row[score] > progress.best.get(name, -math.inf):
-                progress.best[name] = row[score]
-                facts = {**trainer.facts, "checkpoint": name, "epoch": progress.epoch, score: row[score]}
-                save_checkpoint(work / progress.folder / f"{name}.safetensors", trainer.model, facts)
-        improved = row["val_loss"] < progress.best_loss
-        progress.best_loss = min(progress.best_loss, row["val_loss"])
-        progress.bad_epochs = 0 if improved else progress.bad_epochs + 1
-        found = search.advance(trainer, work) if search is not None else []
-        state.save(work, fingerprint, trainer, search.state() if search is not None else None)
-        _say(trainer, row)
-        for line in found:
-            trainer.log(line)
-
-
-def _epoch(trainer: Trainer) -> dict[str, float]:
-    """Train and validate one epoch; returns its row of the history."""
-    begin, progress, objective = time.monotonic(), trainer.progress, trainer.objective
-    objective.on_epoch(progress.epoch, progress.loss_weight)
-    row = {"epoch": progress.epoch + 1, "lr": trainer.optimizer.param_groups[0]["lr"]}
-    if objective.changing_weight is not None:
-        row["loss_weight"] = objective.changing_weight
-    row["train_loss"] = _train_epoch(trainer, progress.epoch)
-    row |= _validate(trainer)
-    row["seconds"] = round(time.monotonic() - begin, 3)
-    return row
-
-
-def _say(trainer: Trainer, row: dict[str, float]) -> None:
-    settings = trainer.spec["train"]
-    chips = len(trainer.joined.rows["train"])
-    left = (settings["epochs"] - row["epoch"]) * row["seconds"]
-    trainer.log(
-        f"epoch {row['epoch']:.0f}/{settings['epochs']}  train {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
-        f"accuracy {row['val_accuracy']:.4f}  jaccard {row['val_jaccard_coefficient']:.4f}  "
-        f"mean IoU {row['val_mean_iou']:.4f}  {chips / row['seconds']:.0f} chips/s  at most {left:.0f} s left"
-    )
-
-
-def _train_epoch(trainer: Trainer, epoch: int) -> float:
-    """One pass over the training chips; returns the mean loss. The incomplete last batch is left out."""
-    settings, rows = trainer.spec["train"], trainer.joined.rows["train"]
-    size = min(settings["batch_size"], len(rows))
-    order = np.random.default_rng([trainer.spec["seed"], epoch]).permutation(len(rows))
-    trainer.model.train()
-    total, steps = 0.0, len(rows) // size
-    last = time.monotonic()
-    for step in range(steps):
-        total += _step(trainer, order[step * size : (step + 1) * size], epoch, step)
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            trainer.log(f"epoch {epoch + 1}  step {step + 1}/{steps}  loss {total / (step + 1):.4f}")
-    return float(total / steps)
-
-
-def _step(trainer: Trainer, at: Array, epoch: int, step: int) -> float:
-    words = np.random.SeedSequence([trainer.spec["seed"], epoch, step]).generate_state(2)
-    torch.manual_seed(int(words[0]))
-    part = trainer.joined.rows["train"].take(at)
-    images, masks = trainer.joined.batch(part)
-    extra = trainer.extra.batch("train", at, images, masks)
-    if trainer.spec["train"]["flips"]:
-        images, masks, *others = _flip([images, masks, *extra.values()], np.random.default_rng(int(words[1])))
-        extra = dict(zip(extra, others, strict=True))
-    inputs, targets = trainer.scaler(images), trainer.objective.tensors(masks, extra)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    try:
-        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.spec["train"]["precision"] == "bf16"):
-            output = trainer.model(inputs)
-        loss = trainer.objective(output, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        trainer.optimizer.step()
-    except torch.OutOfMemoryError:
-        size = trainer.spec["train"]["batch_size"]
-        raise RunError(f"the device ran out of memory at batch_size {size}; try {max(1, size // 2)}") from None
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise RunError(
-            f"batch norm has one value per channel at batch_size {len(at)} with these chips; take a larger batch_size"
-        ) from None
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        chips = ", ".join(str(chip) for chip in part.chip_ids[:8])
-        raise RunError(f"the loss is {value} at epoch {epoch + 1}, batch {step + 1} (chips {chips}); try a lower lr")
-    return value
-
-
-def _flip(arrays: list[Array], rng: np.random.Generator) -> list[Array]:
-    """One of the eight symmetries of the square per chip, for all of [N, ..., H, W] together: image, mask, targets."""
-    arrays = [array.copy() for array in arrays]
-    chips = len(arrays[0])
-    for chip, (turns, mirror) in enumerate(zip(rng.integers(0, 4, chips), rng.integers(0, 2, chips), strict=True)):
-        for array in arrays:
-            turned = np.rot90(array[chip], turns, (-2, -1))
-            array[chip] = turned[..., ::-1] if mirror else turned
-    return arrays
-
-
-def _validate(trainer: Trainer) -> dict[str, float]:
-    trainer.objective.for_validation()
-    outcome = score_chips(trainer.model, trainer.joined, "val", trainer.scaler, trainer.objective, trainer.extra)
-    scores = from_confusion(outcome.counts.sum(axis=0))
-    return {
-        "val_loss": outcome.loss,
-        "val_accuracy": scores["accuracy"],
-        "val_jaccard_coefficient": outcome.jaccard_coefficient,
-        "val_mean_iou": scores["mean_iou"],
-    }
-
-
-def _publish(trainer: Trainer, work: Path, out: Path) -> None:
-    """Write the history and copy the checkpoints to their place."""
-    history = trainer.progress.history
+def _publish(trainer: Trainer, out: Path) -> None:
+    """Write the history and the checkpoints, the last epoch's among them."""
+    learner = trainer.learner
+    history = learner.progress.history
     with atomic_file(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-    with atomic_folder(out / "checkpoints") as folder:  # by name: a killed process leaves half a file in `work`
-        for name in CHECKPOINTS:
-            for suffix in (".safetensors", ".json"):
-                shutil.copy2(work / trainer.progress.folder / f"{name}{suffix}", folder)
+    learner.keep(LAST, {**trainer.facts, "checkpoint": LAST, "epoch": learner.progress.epoch})
+    with atomic_folder(out / "checkpoints") as folder:
+        for name, kept in learner.kept.items():
+            save_checkpoint(folder / f"{name}.safetensors", kept.weights, kept.facts)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.dataset.joined import Joined
-from pipeline.dataset.targets import ExtraTargets
 from pipeline.metrics.confusion import confusion_counts_torch
 from pipeline.metrics.histograms import ProbabilityHistograms
 from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
+from pipeline.train.feed import Feed
 from pipeline.train.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -60,10 +59,10 @@ class Scaler:
             memory_format,
         )
 
-    def __call__(self, images: Array) -> torch.Tensor:
+    def __call__(self, images: Array | torch.Tensor) -> torch.Tensor:
         """Images [N, bands, H, W] of any dtype → float32 tensor on the device."""
-        pixels = images if images.dtype == np.uint8 else images.astype(np.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.offset.device, non_blocking=True).float()
+        tensor = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+        tensor = tensor.to(self.offset.device, non_blocking=True).float()
         return ((tensor - self.offset) / self.scale).contiguous(memory_format=self.memory_format)
 
 
@@ -96,39 +95,42 @@ def main_logits(output: Any) -> torch.Tensor:
 @torch.no_grad()
 def score_chips(
     model: torch.nn.Module,
-    joined: Joined,
+    feed: Feed,
     split: str,
     scaler: Scaler,
     objective: Objective,
-    extra: ExtraTargets,
     predictions: bool = False,
     histograms: bool = False,
 ) -> Outcome:
-    """Run `model` in eval mode over the chips of `split` in index order; see `Outcome`."""
+    """Run `model` in eval mode over the chips of `split` in index order; see `Outcome`.
+
+    Nothing waits for the device before the end.
+    """
     model.eval()
-    rows, classes = joined.rows[split], len(joined.classes)
+    rows, classes = feed.joined.rows[split], len(feed.joined.classes)
     coefficient = BatchMeanJaccard(classes)
     curves = ProbabilityHistograms(classes) if histograms else None
-    counts, kept, total = [], [], 0.0
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        at = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
-        images, masks = joined.batch(rows.take(at))
-        targets = objective.tensors(masks, extra.batch(split, at, images, masks))
-        output, target = model(scaler(images)), targets["mask"]
-        total += float(objective(output, targets)) * len(at)
+    counts, kept = [], []
+    total = torch.zeros((), dtype=torch.float64, device=feed.device)
+    starts = range(0, len(rows), EVALUATION_BATCH)
+    positions = (np.arange(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts)
+    for batch in feed.batches(split, positions):
+        target = batch["mask"]
+        output = model(scaler(batch["image"]))
+        total += objective(output, batch).double() * len(target)
         logits = main_logits(output).float()
         probabilities = logits.softmax(dim=1)
         coefficient.update(probabilities, target)
         if curves is not None:
             curves.update(probabilities, target)
         predicted = logits.argmax(dim=1)
-        counts.append(confusion_counts_torch(target, predicted, classes).cpu().numpy())
+        counts.append(confusion_counts_torch(target, predicted, classes))
         if predictions:
-            kept.append(predicted.to(torch.uint8).cpu().numpy())
+            kept.append(predicted.to(torch.uint8))
     return Outcome(
-        counts=np.concatenate(counts),
-        loss=total / len(rows),
+        counts=torch.cat(counts).cpu().numpy(),
+        loss=float(total) / len(rows),
         jaccard_coefficient=float(coefficient.compute()),
-        predictions=np.concatenate(kept) if predictions else None,
+        predictions=torch.cat(kept).cpu().numpy() if predictions else None,
         histograms=None if curves is None else curves.compute(),
     )

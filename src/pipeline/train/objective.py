@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline import losses
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Output = torch.Tensor | dict[str, torch.Tensor]
 AUXILIARY = "aux_"
 
@@ -34,7 +32,6 @@ class Objective:
         self.derive = losses.derivations(name, **params)
         self._heads = bool(losses.needs(name, **params).outputs)
         self._epochs = epochs
-        self._device = device
 
     def on_epoch(self, epoch: int, share: float | None = None) -> None:
         """Take the weights of a training epoch, counted from 0; `share` is what a weight search has chosen."""
@@ -58,22 +55,14 @@ class Objective:
         weight: float | None = getattr(self.loss, "changing_weight", None)
         return weight
 
-    def tensors(self, masks: Array, extra: dict[str, Array]) -> dict[str, torch.Tensor]:
-        """Targets on the device: "mask" [N, H, W] int64, extra ones [N, K, H, W] float32."""
-        found = {"mask": self._tensor(masks).long()}
-        return found | {kind: self._tensor(array).float() for kind, array in extra.items()}
-
-    def _tensor(self, array: Array) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
-
     def __call__(self, output: Output, targets: dict[str, torch.Tensor]) -> torch.Tensor:
         """The scalar loss of a network's output, computed from float32 logits.
 
         Args:
             output: logits [N, C, H, W], or a dict of them with "mask" first.
-            targets: of `tensors`.
+            targets: "mask" [N, H, W] int64 and extra ones [N, K, H, W] float32; what else a batch has is left aside.
         """
-        target = targets if self.derive else targets["mask"]
+        target = {key: targets[key] for key in ("mask", *self.derive)} if self.derive else targets["mask"]
         if not isinstance(output, dict):
             return self._value(output.float(), target)
         logits = {key: value.float() for key, value in output.items()}

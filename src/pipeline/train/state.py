@@ -4,49 +4,87 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.files import atomic_file
 
 State = dict[str, Any]
 FILE = "state.pt"
-CHECKPOINT_FOLDER = "checkpoints"
+SHARE = 0.05  # of the time, at most, goes into writing the state
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass
 class Progress:
     """What a resumed run must know besides weights and optimiser.
 
-    `folder` holds the checkpoints of the epochs so far; `loss_weight` is the weight that a search has chosen or tries.
+    Attributes:
+        epoch: complete epochs.
+        bad_epochs: epochs since what early stopping watches was best.
+        watched: its best value; NaN before the first.
+        stage: of the schedule, in the last epoch.
+        best: checkpoint → the value of its score.
+        history: a row per epoch.
+        loss_weight: the weight that a search has chosen or tries.
     """
 
     epoch: int = 0
     bad_epochs: int = 0
-    best_loss: float = math.inf
+    watched: float = math.nan
+    stage: int = 0
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
-    folder: str = CHECKPOINT_FOLDER
     loss_weight: float | None = None
 
 
 @dataclass
+class Kept:
+    """A checkpoint in memory: the weights of the best epoch so far and what its file says of it."""
+
+    weights: Weights
+    facts: dict[str, Any]
+
+
+@dataclass
 class Learner:
-    """A network, its optimiser, and how far they are."""
+    """A network, its optimiser, what else changes in training, and how far they are.
+
+    `errors` [N] is the share of wrong pixels of each training chip when it was last shown.
+    """
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     progress: Progress
+    average: AveragedModel | None = None
+    errors: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def scored(self) -> torch.nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def keep(self, name: str, facts: dict[str, Any]) -> None:
+        """Keep a copy of the weights as they are now."""
+        weights = {key: value.detach().clone() for key, value in self.scored().state_dict().items()}
+        self.kept[name] = Kept(weights, facts)
 
     def state(self) -> State:
         """The state as plain values and tensors; the tensors are the network's own, not copies."""
-        progress = {name: getattr(self.progress, name) for name in self.progress.__dataclass_fields__}
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {name: getattr(self.progress, name) for name in self.progress.__dataclass_fields__},
+            "average": None if self.average is None else self.average.state_dict(),
+            "errors": self.errors,
+            "kept": {name: {"weights": kept.weights, "facts": kept.facts} for name, kept in self.kept.items()},
+        }
 
     def snapshot(self) -> State:
         """A copy of the state in main memory, which later steps leave as it is."""
@@ -59,6 +97,10 @@ class Learner:
         self.model.load_state_dict(own["model"])
         self.optimizer.load_state_dict(own["optimizer"])
         self.progress = Progress(**own["progress"])
+        if self.average is not None:
+            self.average.load_state_dict(own["average"])
+        self.errors.copy_(own["errors"])
+        self.kept = {name: Kept(**entry) for name, entry in own["kept"].items()}
 
 
 def _to_memory(value: Any) -> Any:
@@ -69,11 +111,29 @@ def _to_memory(value: Any) -> Any:
     return [_to_memory(item) for item in value] if isinstance(value, list) else copy.deepcopy(value)
 
 
-def save(work: Path, fingerprint: str, learner: Learner, search: State | None) -> None:
-    """Write the state of the last complete epoch, and that of a search under way, into the folder `work`."""
-    state = {"fingerprint": fingerprint, **learner.state(), "search": search}
-    with atomic_file(work / FILE) as temporary:
-        torch.save(state, temporary)
+class Saver:
+    """Writes the state after epochs, as often as a small share of the time allows."""
+
+    def __init__(self, work: Path, fingerprint: str) -> None:
+        self.path = work / FILE
+        self.fingerprint = fingerprint
+        self._cost = 0.0
+        self._since = time.monotonic()
+
+    def save(self, learner: Learner, search: State | None, last: bool = False) -> bool:
+        """Write the state of the last complete epoch and of a search under way; True when it was written.
+
+        It is left out while writing would take more than a twentieth of the time; the last epoch's is always written.
+        """
+        begin = time.monotonic()
+        if not last and begin - self._since < self._cost / SHARE:
+            return False
+        state = {"fingerprint": self.fingerprint, **learner.state(), "search": search}
+        with atomic_file(self.path) as temporary:
+            torch.save(state, temporary)
+        self._since = time.monotonic()
+        self._cost = self._since - begin
+        return True
 
 
 def load(work: Path, fingerprint: str, log: Callable[[str], None]) -> State | None:
@@ -93,6 +153,4 @@ def load(work: Path, fingerprint: str, log: Callable[[str], None]) -> State | No
     if matches:
         return state
     path.unlink()
-    for folder in work.glob(f"{CHECKPOINT_FOLDER}*"):
-        shutil.rmtree(folder, ignore_errors=True)
     return None

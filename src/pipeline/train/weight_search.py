@@ -1,7 +1,7 @@
 """Search for the weight of a loss while training: try each from the same state, keep the best, go on from it.
 
 The boundary paper's policy (`pipeline.losses.weighted_sum`, schedule search). A try is ordinary training from a copy of
-the state in memory: the same batches, since these are a function of seed, epoch and step, into checkpoints of its own.
+the state in memory, checkpoints included, with the same batches, since these are a function of seed, epoch and step.
 The epochs of the try that wins are the run's; those of the others leave no trace but a line in the log. What a search
 under way knows is part of the resume state, so that a killed run ends with the weights of an undisturbed one.
 """
@@ -9,12 +9,9 @@ under way knows is part of the resume state, so that a killed run ends with the 
 from __future__ import annotations
 
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_folder
-from pipeline.train.state import CHECKPOINT_FOLDER, Learner, State
+from pipeline.train.state import Learner, State
 
 
 class WeightSearch:
@@ -58,23 +55,23 @@ class WeightSearch:
         if state is not None:
             self._candidate, self._base, self._best = state["candidate"], state["base"], state["best"]
 
-    def advance(self, learner: Learner, work: Path) -> list[str]:
+    def advance(self, learner: Learner) -> list[str]:
         """After a complete epoch: begin a search, or end a try and begin the next, where it is time.
 
-        Checkpoints of a try lie in a folder of its own below `work`. All is done again, with the same outcome, when a
-        process is killed before the state after this epoch is saved. Returns lines for the log.
+        All is done again, with the same outcome, when a process is killed before the state after this epoch is saved.
+        Returns lines for the log.
         """
         lines = []
         if self._base is not None and self._try_ended(learner):
             lines.append(self._judge(learner))
             if self._candidate + 1 < len(self.candidates):
                 learner.restore(self._base)
-                self._begin_try(learner, work, self._candidate + 1)
+                self._begin_try(learner, self._candidate + 1)
             else:
-                lines.append(self._adopt_best(learner, work))
+                lines.append(self._adopt_best(learner))
         if self._base is None and self._due(learner):
             self._base = learner.snapshot()
-            self._begin_try(learner, work, 0)
+            self._begin_try(learner, 0)
             tried = ", ".join(f"{weight:g}" for weight in self.candidates)
             lines.append(
                 f"loss weight: trying {tried} from epoch {learner.progress.epoch} on, for {self.length} epochs at most"
@@ -93,14 +90,9 @@ class WeightSearch:
         begun: int = self._base["progress"]["epoch"]
         return learner.progress.epoch >= begun + self.length or self._over(learner)
 
-    def _begin_try(self, learner: Learner, work: Path, candidate: int) -> None:
-        assert self._base is not None
+    def _begin_try(self, learner: Learner, candidate: int) -> None:
         self._candidate = candidate
-        before = work / self._base["progress"]["folder"]
         learner.progress.loss_weight = self.candidates[candidate]
-        learner.progress.folder = f"{CHECKPOINT_FOLDER}-{learner.progress.epoch}-{candidate}"
-        with atomic_folder(work / learner.progress.folder) as folder:
-            shutil.copytree(before, folder, dirs_exist_ok=True)
 
     def _judge(self, learner: Learner) -> str:
         row, best = learner.progress.history[-1], self._best
@@ -110,13 +102,10 @@ class WeightSearch:
         weight, after = self.candidates[self._candidate], learner.progress.epoch
         return f"loss weight {weight:g}: {self.score} {row[self.score]:.4f} after epoch {after}"
 
-    def _adopt_best(self, learner: Learner, work: Path) -> str:
+    def _adopt_best(self, learner: Learner) -> str:
         assert self._best is not None
         learner.restore(self._best)
         self._base = self._best = None
-        for folder in work.glob(f"{CHECKPOINT_FOLDER}*"):
-            if folder.name != learner.progress.folder:
-                shutil.rmtree(folder, ignore_errors=True)
         weight, after = learner.progress.loss_weight, learner.progress.epoch
         return f"loss weight {weight:g} is kept; training goes on after epoch {after}"
 

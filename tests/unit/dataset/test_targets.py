@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import losses
 from pipeline.dataset import targets
 from pipeline.dataset.joined import Joined, join
 from pipeline.dataset.targets import store_targets
 from pipeline.errors import RunError
-from pipeline.train.engine import _flip
+from pipeline.train.step import flip
 from tests.support.tiny import a_spec, write_region
 
 
@@ -110,8 +111,11 @@ def test_flipping_then_deriving_equals_deriving_then_flipping(joined: Joined, tu
         kind: np.stack([function(image, mask, 2) for image, mask in zip(images, masks, strict=True)])
         for kind, function in all_kinds().items()
     }
-    images, masks, *others = _flip([images, masks, *extra.values()], Fixed(turns, mirror))
-    for kind, flipped in zip(extra, others, strict=True):
+    batch = {"image": images, "mask": masks, **extra}
+    turned = flip({name: torch.from_numpy(array) for name, array in batch.items()}, Fixed(turns, mirror))
+    images, masks = turned["image"].numpy(), turned["mask"].numpy()
+    for kind in extra:
+        flipped = turned[kind].numpy()
         again = [all_kinds()[kind](image, mask, 2) for image, mask in zip(images, masks, strict=True)]
         assert np.array_equal(flipped, np.stack(again)), kind
         assert (turns, mirror) == (0, 0) or not np.array_equal(flipped, extra[kind])

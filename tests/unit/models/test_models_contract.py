@@ -132,7 +132,7 @@ class TestEveryModel:
         network.train()(images)
         params = variants.declared("models", name, "SMALL", {})
         facts = {"model": {"name": name, "params": params}, "in_channels": 5, "classes": ["a", "b", "c"]}
-        save_checkpoint(tmp_path / "best.safetensors", network, facts)
+        save_checkpoint(tmp_path / "best.safetensors", network.state_dict(), facts)
         copy, _ = load_checkpoint(tmp_path / "best.safetensors")
         saved, loaded = network.state_dict(), copy.state_dict()
         assert saved.keys() == loaded.keys() and all(torch.equal(saved[key], loaded[key]) for key in saved)

@@ -382,7 +382,7 @@ class TestWeights:
         params = {"encoder": "resnet18", "weights": "imagenet"}
         network = models.create("smp", 3, 2, **params).eval()
         facts = {"model": {"name": "smp", "params": params}, "in_channels": 3, "classes": ["a", "b"]}
-        save_checkpoint(tmp_path / "best.safetensors", network, facts)
+        save_checkpoint(tmp_path / "best.safetensors", network.state_dict(), facts)
         shutil.rmtree(offline)
         copy, _ = load_checkpoint(tmp_path / "best.safetensors")
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in copy.state_dict().items())

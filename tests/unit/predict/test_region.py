@@ -40,7 +40,7 @@ def checkpoint(tmp_path: Path) -> Path:
         "scale": [50.0, 40.0, 30.0],
         "chip_px": 32,
     }
-    save_checkpoint(tmp_path / "best.safetensors", model, facts)
+    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), facts)
     return tmp_path / "best.safetensors"
 
 

@@ -278,7 +278,12 @@ def test_half_a_file_of_a_killed_process_is_not_published(region: Path, tmp_path
     metrics = evaluate(tmp_path / "out", region, tmp_path / "work", lambda _: None)
     assert sorted(metrics["checkpoints"]) == ["best_accuracy", "best_jaccard"]
     published = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
-    assert published == [f"best_{name}.{end}" for name in ("accuracy", "jaccard") for end in ("json", "safetensors")]
+    assert published == [
+        f"best_{name}.{end}" for name in ("accuracy", "jaccard") for end in ("json", "safetensors")
+    ] + [
+        "last.json",
+        "last.safetensors",
+    ]
 
 
 WITHOUT_GEO = """

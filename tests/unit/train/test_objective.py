@@ -24,9 +24,14 @@ def logits(seed: int, channels: int = 3) -> torch.Tensor:
 MASKS = np.random.default_rng(0).integers(0, 3, (2, 6, 6)).astype(np.uint8)
 
 
+def tensors(extra: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    found = {"image": torch.zeros(2, 3, 6, 6), "mask": torch.from_numpy(MASKS).long()}
+    return found | {kind: torch.from_numpy(array).float() for kind, array in extra.items()}
+
+
 def test_deep_supervision_is_the_mean_over_the_mask_and_every_auxiliary_output() -> None:
     wanted = objective("focal")
-    targets = wanted.tensors(MASKS, {})
+    targets = tensors({})
     output = {"mask": logits(0), "aux_1": logits(1), "aux_2": logits(2)}
     focal = losses.create("focal")
     parts = [focal(tensor, targets["mask"]).item() for tensor in output.values()]
@@ -41,7 +46,7 @@ def test_a_loss_of_heads_gets_them_with_each_auxiliary_mask_in_turn() -> None:
     extra = {"boundary": (MASKS[:, None] == [[[0]], [[1]], [[2]]]).astype(np.uint8)}
     extra["distance"] = extra["boundary"].astype(np.float16) / 2
     extra["colour"] = np.random.default_rng(1).random((2, 3, 6, 6)).astype(np.float16)
-    targets = wanted.tensors(MASKS, extra)
+    targets = tensors(extra)
     heads = {"boundary": logits(1), "distance": logits(2), "colour": logits(3)}
     output = {"mask": logits(0), **heads, "aux_1": logits(4)}
     loss = losses.create("multi_task")
@@ -53,7 +58,7 @@ def test_a_loss_of_heads_gets_them_with_each_auxiliary_mask_in_turn() -> None:
 
 def test_logits_are_float32_whatever_the_network_gave() -> None:
     wanted = objective("jaccard")
-    targets = wanted.tensors(MASKS, {})
+    targets = tensors({})
     half = logits(0).to(torch.bfloat16)
     assert torch.equal(wanted(half, targets), wanted(half.float(), targets))
     assert torch.equal(wanted({"mask": half, "aux_1": half}, targets), wanted(half.float(), targets))
@@ -63,7 +68,7 @@ def test_validation_has_the_weights_of_the_last_epoch() -> None:
     """So that its losses compare between epochs, and early stopping means something."""
     sums = {"terms": ["jaccard", "focal"], "schedule": "rebalance", "every": 2}
     wanted = objective("weighted_sum", epochs=5, **sums)
-    targets = wanted.tensors(MASKS, {})
+    targets = tensors({})
     seen = []
     for epoch in range(5):
         wanted.on_epoch(epoch)

@@ -1,0 +1,56 @@
+"""What the settings of a training must satisfy together, checked while the Snakefile is parsed; light."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import ConfigError, choices
+
+LAST, MONITOR = "last", "monitor"
+SHORT = {"val_accuracy": "best_accuracy", "val_jaccard_coefficient": "best_jaccard"}
+LOSSES = ("train_loss", "val_loss")
+OVERALL = ("accuracy", "balanced_accuracy", "mean_iou", "mean_f1", "mcc", "kappa", "jaccard_coefficient")
+PER_CLASS = ("iou", "f1", "precision", "recall")
+
+
+def checkpoint_name(kept: str) -> str:
+    """The file of the checkpoint that a run keeps for `kept`: a score of the history, ``monitor`` or ``last``."""
+    return SHORT.get(kept, kept if kept == LAST else f"best_{kept.removeprefix('val_')}")
+
+
+def score_names(classes: list[str]) -> list[str]:
+    """Columns that the history of a run on `classes` can have."""
+    per_class = (f"{score}_{name}" for score in PER_CLASS for name in classes)
+    return [*LOSSES, *(f"val_{name}" for name in (*OVERALL, *per_class))]
+
+
+def monitored(settings: dict[str, Any]) -> str:
+    """The column of the history that early stopping watches; of a metric of the family it is ``val_<name>``."""
+    monitor = settings["monitor"]
+    return monitor if isinstance(monitor, str) else f"val_{monitor['name']}"
+
+
+def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> None:
+    """ConfigError, in one line, for settings of a training that do not fit together.
+
+    Args:
+        settings: resolved, with all keys of `pipeline.defaults.FROZEN_TRAIN`.
+        classes: of the region.
+        place: opens every message.
+    """
+    known, monitor = score_names(classes), settings["monitor"]
+    if isinstance(monitor, str) and monitor not in known:
+        raise ConfigError(f"{place}.monitor: no score {monitor!r}; {choices(monitor, known)}")
+    kept, possible = settings["checkpoints"], [*known, MONITOR, LAST]
+    for name in kept:
+        if name not in possible:
+            raise ConfigError(f"{place}.checkpoints: no score {name!r}; {choices(name, possible)}")
+    if not kept or len(set(kept)) != len(kept):
+        raise ConfigError(f"{place}.checkpoints must name one score or more, none twice; got {kept}")
+    size, micro, devices = settings["batch_size"], settings["micro_batch"], settings["devices"]
+    if micro is not None and (micro > size or size % micro):
+        raise ConfigError(f"{place}.micro_batch {micro} must divide batch_size {size}")
+    parts = size // (micro or size)
+    if devices > 1 and (size % devices if micro is None else parts % devices):
+        unit = f"batch_size {size}" if micro is None else f"the {parts} parts of a batch (batch_size / micro_batch)"
+        raise ConfigError(f"{place}.devices {devices} must divide {unit}")

@@ -1,0 +1,145 @@
+"""One step of the optimiser: parts of a batch forward and backward, then the update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.augment._transform import Transform
+from pipeline.errors import RunError
+from pipeline.train.feed import Batch, Feed
+from pipeline.train.inference import Scaler, main_logits
+from pipeline.train.objective import Objective
+from pipeline.train.state import Learner
+from pipeline.train.world import World
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Part:
+    """Chips that the network sees at once: positions `at` of the training split, number `number` of its batch."""
+
+    step: int
+    number: int
+    at: Array
+
+
+def parts_of(order: Array, batch_size: int, micro_batch: int | None, devices: int = 1) -> list[list[Part]]:
+    """The steps of an epoch, each as its parts; the incomplete last batch is left out.
+
+    Args:
+        order: positions of the chips that the epoch shows.
+        batch_size: chips per step, all of `order` where it has fewer.
+        micro_batch: chips per part; None: the batch, divided among the devices.
+        devices: that share each batch.
+    """
+    size = min(batch_size, len(order))
+    micro = min(micro_batch or -(-size // devices), size)
+    steps = []
+    for step in range(len(order) // size):
+        batch = order[step * size : (step + 1) * size]
+        starts = range(0, size, micro)
+        steps.append([Part(step, number, batch[start : start + micro]) for number, start in enumerate(starts)])
+    return steps
+
+
+@dataclass
+class Stepper:
+    """What a step needs besides its chips."""
+
+    learner: Learner
+    network: torch.nn.Module
+    feed: Feed
+    scaler: Scaler
+    objective: Objective
+    transforms: list[Transform]
+    settings: dict[str, Any]
+    seed: int
+    world: World
+    watch_errors: bool
+
+    def epoch(self, epoch: int, steps: list[list[Part]]) -> Iterator[torch.Tensor]:
+        """Take the steps of an epoch; gives each step's loss [] of this process's parts, on the device."""
+        mine = [self.world.share(parts) for parts in steps]
+        batches = self.feed.batches("train", (part.at for parts in mine for part in parts))
+        for whole, parts in zip(steps, mine, strict=True):
+            chips = sum(len(part.at) for part in whole)
+            yield self._step(epoch, parts, [next(batches) for _ in parts], chips)
+
+    def _step(self, epoch: int, parts: list[Part], batches: list[Batch], chips: int) -> torch.Tensor:
+        optimizer, average = self.learner.optimizer, self.learner.average
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.world.device)
+        for count, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
+            alone = nullcontext() if count == len(parts) else self.world.without_meeting(self.network)
+            with alone:
+                total += self._part(epoch, part, batch, len(part.at) / chips)
+        if self.settings["clip_norm"] is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.model.parameters(), self.settings["clip_norm"])
+        optimizer.step()
+        if average is not None:
+            average.update_parameters(self.learner.model)
+        return total
+
+    def _part(self, epoch: int, part: Part, batch: Batch, share: float) -> torch.Tensor:
+        """Forward and backward; returns the part's loss times its share of the batch."""
+        batch = self._augmented(epoch, part, batch)
+        try:
+            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bf16"):
+                output = self.network(self.scaler(batch["image"]))
+            loss = self.objective(output, batch) * share
+            (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            size = self.settings["batch_size"]
+            raise RunError(
+                f"batch norm has one value per channel at batch_size {size} with these chips; take a larger batch_size"
+            ) from None
+        if self.watch_errors:
+            self._note_errors(part, main_logits(output).detach(), batch["mask"])
+        return loss.detach()
+
+    def _augmented(self, epoch: int, part: Part, batch: Batch) -> Batch:
+        """Seed everything random that follows by (seed, epoch, step, part); flip and augment."""
+        entropy = [self.seed, epoch, part.step, *([part.number] if part.number else [])]
+        words = np.random.SeedSequence(entropy).generate_state(2)
+        torch.manual_seed(int(words[0]))
+        if self.settings["flips"]:
+            batch = flip(batch, np.random.default_rng(int(words[1])))
+        if self.transforms:
+            batch = batch | {"image": batch["image"].float()}
+            for transform in self.transforms:
+                batch = transform(batch)
+        return batch
+
+    def _note_errors(self, part: Part, logits: torch.Tensor, mask: torch.Tensor) -> None:
+        counted = mask != IGNORE
+        predicted = logits.argmax(dim=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+        wrong = ((predicted != mask) & counted).sum(dim=(1, 2))
+        at = torch.from_numpy(part.at).to(mask.device, non_blocking=True)
+        self.learner.errors[at] = wrong / counted.sum(dim=(1, 2)).clamp(min=1)
+
+
+def flip(batch: Batch, rng: np.random.Generator) -> Batch:
+    """One of the eight symmetries of the square per chip, for all [N, ..., H, W] of a batch together."""
+    chips = len(batch["mask"])
+    turns, mirror = rng.integers(0, 4, chips), rng.integers(0, 2, chips)
+    found = {name: tensor.clone() for name, tensor in batch.items()}
+    for turn in range(4):
+        for mirrored in range(2):
+            at = np.flatnonzero((turns == turn) & (mirror == mirrored))
+            if not len(at) or not (turn or mirrored):
+                continue
+            index = torch.from_numpy(at).to(batch["mask"].device, non_blocking=True)
+            for name, tensor in batch.items():
+                turned = torch.rot90(tensor[index], turn, (-2, -1))
+                found[name][index] = turned.flip(-1) if mirrored else turned
+    return found
