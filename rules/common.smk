@@ -98,6 +98,9 @@ try:
         check_data(target)
     for name in RUNS:
         find_run(name, STUDIES)
+    ENGINE = "{}"
+    if STUDIES or RUNS:
+        ENGINE = canonical_json(load_main().engine.model_dump())
 except PipelineError as error:
     stop(error)
 
@@ -136,6 +139,16 @@ def spec_json(wildcards, run=None):
 def run_threads(wildcards):
     """CPU threads of a run: part of what it is, never taken from --cores."""
     return spec_of(wildcards.run)["train"]["threads"]
+
+
+def train_threads(wildcards):
+    """CPU threads of a training: of all its processes."""
+    return run_threads(wildcards) * run_devices(wildcards)
+
+
+def run_devices(wildcards):
+    """GPUs of a training, or its processes on the CPU."""
+    return spec_of(wildcards.run)["train"]["devices"]
 
 
 def study_digest(wildcards):

@@ -15,14 +15,14 @@ rule train:
         "logs/train/{run}.log",
     conda:
         "../envs/pipeline.yaml"
-    threads: run_threads
+    threads: train_threads
     resources:
-        gpu=1,
+        gpu=run_devices,
     params:
         spec=spec_json,
     shell:
         "python {ROOT:q}/scripts/train.py --run {wildcards.run:q} --spec {params.spec:q} --data data "
-        "--out results/runs/{wildcards.run:q} --work work/{wildcards.run:q} --log {log:q}"
+        "--out results/runs/{wildcards.run:q} --work work/{wildcards.run:q} --engine {ENGINE:q} --log {log:q}"
 
 
 rule evaluate:
@@ -45,4 +45,4 @@ rule evaluate:
         gpu=1,
     shell:
         "python {ROOT:q}/scripts/evaluate.py --run results/runs/{wildcards.run:q} --data data "
-        "--work work/{wildcards.run:q} --log {log:q}"
+        "--work work/{wildcards.run:q} --engine {ENGINE:q} --log {log:q}"

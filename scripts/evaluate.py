@@ -7,13 +7,15 @@ from pathlib import Path
 
 from pipeline.command import Log, run
 from pipeline.train.devices import device_slot
+from pipeline.train.options import Options
 
 
 def main(options: argparse.Namespace, log: Log) -> None:
-    with device_slot(log):
+    engine = Options.of(options.engine)
+    with device_slot(log, engine.runs_per_gpu):
         from pipeline.evaluate.network import evaluate
 
-        evaluate(options.run, options.data, options.work, log)
+        evaluate(options.run, options.data, options.work, log, engine)
 
 
 if __name__ == "__main__":
@@ -21,6 +23,7 @@ if __name__ == "__main__":
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--engine", default="{}", help="JSON: residency, runs_per_gpu, loggers")
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     run(lambda log: main(options, log), options.log, options.run.name)

@@ -20,9 +20,14 @@ from pipeline.train.checkpoint import load_checkpoint
 from pipeline.train.feed import Feed
 from pipeline.train.inference import Scaler, score_chips
 from pipeline.train.objective import Objective
+from pipeline.train.options import Options
+
+DEFAULT = Options()
 
 
-def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def evaluate(
+    run: Path, data: Path, work: Path, log: Callable[[str], None], options: Options = DEFAULT
+) -> dict[str, Any]:
     """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
 
     The checkpoints that the run's setting `checkpoints` names are scored on every chip of val and test; predictions of
@@ -38,7 +43,7 @@ def evaluate(run: Path, data: Path, work: Path, log: Callable[[str], None]) -> d
     joined = join(data, spec["data"])
     objective = Objective(spec["loss"], settings["epochs"], device)
     objective.for_validation()
-    feed = Feed(joined, ExtraTargets(objective.derive, len(joined.classes)), device)
+    feed = Feed(joined, ExtraTargets(objective.derive, len(joined.classes)), device, options.residency)
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []
     with atomic_folder(run / "predictions") as folder:

@@ -32,6 +32,7 @@ from pipeline.train.lock import run_lock
 from pipeline.train.loop import Trainer, fit
 from pipeline.train.objective import Objective
 from pipeline.train.optimizers import make_optimizer
+from pipeline.train.options import Options
 from pipeline.train.provenance import environment
 from pipeline.train.step import Stepper
 from pipeline.train.weight_search import WeightSearch
@@ -40,9 +41,20 @@ from pipeline.train.world import World
 Array = np.ndarray[Any, np.dtype[Any]]
 Spec = dict[str, Any]
 Log = Callable[[str], None]
+DEFAULT = Options()
 
 
-def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: Path, log: Log) -> None:
+def train(
+    run: str,
+    spec: Spec,
+    code_hash: str,
+    *,
+    data: Path,
+    out: Path,
+    work: Path,
+    log: Log,
+    options: Options = DEFAULT,
+) -> None:
     """Train `run` as `spec` says and write ``run.json``, ``history.csv`` and ``checkpoints/`` below `out`.
 
     Args:
@@ -54,6 +66,7 @@ def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: 
         work: ``work/<run>``; it stays until the run is scored, so that a training that outlived its snakemake and
             ended is published again from its last state, not repeated.
         log: takes one line of text.
+        options: how the machine is used.
 
     Raises DataError for broken chip stores and RunError for a loss that is not finite or a device out of memory.
     """
@@ -63,7 +76,7 @@ def train(run: str, spec: Spec, code_hash: str, *, data: Path, out: Path, work: 
         if waited and _already_done(out, spec, fingerprint):
             log("finished by the process that was waited for")
         else:
-            _train(run, spec, hashes, fingerprint, data, out, work, log)
+            _train(run, spec, hashes, fingerprint, data, out, work, log, options)
 
 
 def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
@@ -77,11 +90,19 @@ def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
 
 
 def _train(
-    run: str, spec: Spec, hashes: dict[str, str], fingerprint: str, data: Path, out: Path, work: Path, log: Log
+    run: str,
+    spec: Spec,
+    hashes: dict[str, str],
+    fingerprint: str,
+    data: Path,
+    out: Path,
+    work: Path,
+    log: Log,
+    options: Options,
 ) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.monotonic()
-    trainer = prepare(spec, hashes, data, work, log)
+    trainer = prepare(spec, hashes, data, work, log, options)
     joined, learner = trainer.stepper.feed.joined, trainer.learner
     facts = {
         "id": run,
@@ -110,7 +131,9 @@ def _train(
     log(f"{learner.progress.epoch} epochs, best {best}")
 
 
-def prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Log) -> Trainer:
+def prepare(
+    spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Log, options: Options = DEFAULT
+) -> Trainer:
     """Make all pieces of a run: data, network, loss, optimiser and what the settings of its training name."""
     settings = train_settings(spec)
     torch.set_num_threads(settings["threads"])
@@ -122,7 +145,7 @@ def prepare(spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Log
     objective = Objective(spec["loss"], settings["epochs"], world.device)
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
-    feed, counts = Feed(joined, extra, world.device), class_counts(joined)
+    feed, counts = Feed(joined, extra, world.device, options.residency), class_counts(joined)
     search = WeightSearch(objective.search, settings["epochs"], settings["patience"]) if objective.search else None
     if search is not None and search.never is not None:
         log(search.never)

@@ -21,12 +21,14 @@ class Feed:
     """The chips of a run, as batches on a device.
 
     A batch has ``image`` [N, bands, H, W] in the source's dtype, ``mask`` [N, H, W] int64 (255: ignored, also where
-    there is no imagery) and the extra targets by kind, [N, K, H, W] float32.
+    there is no imagery) and the extra targets by kind, [N, K, H, W] float32. `residency` says where chips wait
+    (`pipeline.train.options`).
     """
 
     joined: Joined
     extra: ExtraTargets
     device: torch.device
+    residency: str = "auto"
 
     def batch(self, split: str, at: Array) -> Batch:
         """The chips at positions `at` [N] of `split`."""
