@@ -165,6 +165,9 @@ def researcher(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "log_cosh_dice.py",
         "dilated.py",
         "lowest_iou.py",
+        "step_decay.py",
+        "mixed_chips.py",
+        "band_dropout.py",
         "nearest_colour.smk",
         "nearest_colour.py",
         "mine.yaml",
@@ -188,11 +191,20 @@ def test_new_variants_join_a_study_and_only_their_runs_depend_on_them(researcher
         assert ("src/pipeline/losses/log_cosh_dice.py" in inputs) == ("-log_cosh_dice-" in run)
         assert ("src/pipeline/models/dilated.py" in inputs) == ("-dilated-" in run)
         assert "src/pipeline/metrics/lowest_iou.py" not in inputs
+        assert {"src/pipeline/schedules/step_decay.py", "src/pipeline/augment/band_dropout.py"} <= inputs
+        assert "src/pipeline/samplers/mixed_chips.py" in inputs and "src/pipeline/samplers/uniform.py" not in inputs
 
 
 @pytest.mark.workflow
 def test_new_variants_keep_the_contracts_and_pass_the_linters(researcher: Project) -> None:
-    new = {"losses": "log_cosh_dice", "models": "dilated", "metrics": "lowest_iou"}
+    new = {
+        "losses": "log_cosh_dice",
+        "models": "dilated",
+        "metrics": "lowest_iou",
+        "schedules": "step_decay",
+        "samplers": "mixed_chips",
+        "augment": "band_dropout",
+    }
     contracts = [f"tests/unit/{family}/test_{family}_contract.py" for family in new]
     python = str(Path(sys.executable))
     done = researcher.run(
@@ -272,7 +284,7 @@ def test_the_rule_of_ones_own_predicts_the_nearest_colour(researcher: Project, t
 def test_the_other_snippets_of_studies_are_valid(researcher: Project) -> None:
     snippets = re.findall(r"^```yaml\n(.*?)^```$", read("docs/adding-a-variant.md"), re.MULTILINE | re.DOTALL)
     parts = [part for text in snippets if "data" not in (part := yaml(text))]
-    assert len(parts) == 3
+    assert len(parts) == 4
     base = yaml(researcher.path("config/studies/mine.yaml").read_text())
     for number, part in enumerate(parts):
         content = {**base, **part, "baselines": []}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from pipeline import variants
 from pipeline.grid import tile_of_grid, web_mercator_grid
+from pipeline.runs import expand_runs
 from pipeline.schema import LandcoverConfig, LandcoverService, LandcoverVector
-from pipeline.study_schema import StudyConfig
+from pipeline.study_schema import MainConfig, StudyConfig
 from tests.support.project import FILE_BLOCK, ROOT
 
 
@@ -66,25 +69,54 @@ def test_the_keys_of_land_covers_are_those_of_the_models() -> None:
     assert listed == {(kind, key) for kind, model in models.items() for key in model.model_fields if key != "kind"}
 
 
-def test_every_model_loss_and_metric_stands_in_the_page_of_variants() -> None:
-    page = read("docs/variants.md")
-    for family in ("models", "losses", "metrics"):
-        part = page.partition(f"\n## {family.capitalize()}\n")[2].partition("\n## ")[0]
-        rows = [row.split(" | ")[0] for row in re.findall(r"^\| (`.*)$", part, re.M)]
-        listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-        assert sorted(listed) == sorted(variants.names(family)), family
+PAGES = {
+    "models": ("docs/variants.md", "Models"),
+    "losses": ("docs/variants.md", "Losses"),
+    "metrics": ("docs/variants.md", "Metrics"),
+    "schedules": ("docs/training.md", "Schedules"),
+    "samplers": ("docs/training.md", "Samplers"),
+    "augment": ("docs/training.md", "Augmentations"),
+}
 
 
-def test_parameters_that_the_page_of_variants_names_exist() -> None:
-    page = read("docs/variants.md")
-    for family in ("models", "losses", "metrics"):
-        part = page.partition(f"\n## {family.capitalize()}\n")[2].partition("\n## ")[0]
-        for row in re.findall(r"^\| (`.*)$", part, re.M):
-            first, _, rest = row.partition(" | ")
-            known = {key for name in re.findall(r"`(\w+)`", first) for key in variants.parameters(family, name)}
-            named = {text.partition(":")[0] for text in re.findall(r"`([a-z_0-9]+(?:: [^`]*)?)`", rest)}
-            others = {name for other in ("models", "losses", "metrics") for name in variants.names(other)}
-            assert named - known <= others, first
+def rows_of(family: str) -> list[str]:
+    """Rows of the table in which a page lists a family's variants."""
+    page, title = PAGES[family]
+    part = read(page).partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| (`.*)$", part, re.M)
+
+
+@pytest.mark.parametrize("family", PAGES)
+def test_every_variant_stands_in_its_page(family: str) -> None:
+    listed = [name for row in rows_of(family) for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+    assert sorted(listed) == sorted(variants.names(family))
+
+
+@pytest.mark.parametrize("family", PAGES)
+def test_parameters_that_the_pages_name_exist(family: str) -> None:
+    others = {name for other in PAGES for name in variants.names(other)}
+    for row in rows_of(family):
+        first, _, rest = row.partition(" | ")
+        known = {key for name in re.findall(r"`(\w+)`", first) for key in variants.parameters(family, name)}
+        named = {text.partition(":")[0] for text in re.findall(r"`([a-z_0-9]+(?:: [^`]*)?)`", rest)}
+        assert named - known <= others, first
+
+
+@pytest.mark.workflow
+def test_the_settings_of_the_page_of_training_are_valid(tmp_path: Path) -> None:
+    """Each snippet of a study, as part of the demo study, to its runs."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    base = yaml(read("config/studies/demo.yaml"))
+    snippets = re.findall(r"^```yaml\n(.*?)^```$", read("docs/training.md"), re.M | re.S)
+    for number, text in enumerate(snippets):
+        part = yaml(text)
+        if "engine" in part:
+            assert MainConfig.model_validate({"studies": ["demo"], **part}).engine
+            continue
+        content = {**base, **part, "data": {**base["data"], **part.get("data", {})}, "baselines": []}
+        (tmp_path / f"config/studies/snippet_{number}.yaml").write_text(json.dumps(content))
+        assert expand_runs(f"snippet_{number}", tmp_path / "config").runs
+    assert len(snippets) >= 6
 
 
 def test_the_papers_settings_are_valid() -> None:
