@@ -35,31 +35,65 @@ class Rows:
 
 @dataclass(frozen=True)
 class Joined:
-    """The data of a run: both stores and the rows of each split (`train`, `val`, `test`)."""
+    """The data of a run: both stores and the rows of each split (`train`, `val`, `test`).
+
+    Attributes:
+        images: the store of image chips.
+        labels: the store of label chips.
+        rows: the chips of each split.
+        factor: chips are shrunk by it before anything sees them (`shrunk`); 1 leaves them as they are.
+    """
 
     images: ChipStore
     labels: ChipStore
     rows: dict[str, Rows]
+    factor: int = 1
 
     @property
     def classes(self) -> list[str]:
         """Class names in index order."""
         return [str(name) for name in self.labels.meta["classes"]]
 
+    @property
+    def px(self) -> int:
+        """Edge in pixels of the chips that `batch` gives."""
+        return self.images.chip_px // self.factor
+
     def batch(self, rows: Rows) -> tuple[Array, Array]:
         """Images [N, bands, H, W] in their dtype and targets [N, H, W] uint8; a pixel without imagery is 255."""
-        images = np.asarray(self.images.chips[rows.image])
-        targets = np.array(self.labels.chips[rows.label][:, 0])
-        valid = self.images.valid(rows.image)
+        images, valid = self.imagery(rows)
+        targets = np.array(shrunk(self.labels.chips[:, 0], self.factor)[rows.label])
         if not valid.all():
             targets[~valid] = IGNORE
         return images, targets
 
+    def imagery(self, rows: Rows) -> tuple[Array, Array]:
+        """Images [N, bands, H, W] in their dtype and which of their pixels have data, bool [N, H, W]."""
+        images = np.asarray(shrunk(self.images.chips, self.factor)[rows.image])
+        return images, shrunk(self.images.valid(rows.image), self.factor)
+
+
+def shrunk(pixels: Array, factor: int) -> Array:
+    """A view of `pixels` [..., H, W] with one pixel of each cell of factor × factor, [..., H / factor, W / factor].
+
+    It is the pixel that holds the cell's centre, and of four around the centre the lower right one: row and column
+    ``factor // 2``. So TensorFlow 2 and Pillow resize to the nearest pixel; OpenCV takes the cell's first.
+    """
+    return pixels if factor == 1 else pixels[..., factor // 2 :: factor, factor // 2 :: factor]
+
+
+def enlarged(pixels: Array, factor: int) -> Array:
+    """`pixels` [..., H, W], each repeated over a cell of factor × factor: [..., H · factor, W · factor]."""
+    return pixels if factor == 1 else pixels.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
 
 def join(data: Path, spec: dict[str, Any]) -> Joined:
-    """Join the stores that ``spec["data"]`` names below the folder `data`.
+    """Join the stores that a run's data, ``spec["data"]`` of it, names below the folder `data`.
 
-    Raises DataError when the stores differ in chip size or a split has no chips.
+    ``train_subset`` and ``val_subset`` leave a fixed random subset of that many chips, the same for every run;
+    ``resize_px`` shrinks the chips of all splits to that edge.
+
+    Raises DataError when the stores differ in chip size, ``resize_px`` does not divide it, or a split has no chips.
     """
     place = data / spec["region"]
     images = ChipStore.open(place / "chips" / spec["imagery"])
@@ -80,7 +114,13 @@ def join(data: Path, spec: dict[str, Any]) -> Joined:
     for name in ("train", "val"):
         if spec.get(f"{name}_subset") is not None:
             rows[name] = _subset(rows[name], int(spec[f"{name}_subset"]))
-    return Joined(images, labels, rows)
+    return Joined(images, labels, rows, _factor(images.chip_px, spec.get("resize_px")))
+
+
+def _factor(chip_px: int, resize_px: int | None) -> int:
+    if resize_px is not None and chip_px % resize_px:
+        raise DataError(f"data.resize_px {resize_px} does not divide the {chip_px} px of the chips; take a divisor")
+    return 1 if resize_px is None else chip_px // resize_px
 
 
 def _subset(rows: Rows, size: int) -> Rows:
@@ -91,7 +131,10 @@ def _subset(rows: Rows, size: int) -> Rows:
 
 
 def class_counts(joined: Joined) -> Array:
-    """Pixels per class of each training chip's label, [N, C] int64, from the index of the label chips."""
+    """Pixels per class of each training chip's label, [N, C] int64, from the index of the label chips.
+
+    They are those of the chips as they were cut: at full size, and with the pixels that have a label but no imagery.
+    """
     index, rows = joined.labels.index, joined.rows["train"]
     return np.stack([index[f"px_{name}"][rows.label] for name in joined.classes], axis=1).astype(np.int64)
 
@@ -103,13 +146,13 @@ def top_value(joined: Joined) -> float:
 
 
 def band_statistics(joined: Joined) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per band over the valid pixels of the training chips, float64."""
+    """Mean and standard deviation per band over the valid pixels of the training chips, shrunk or not, float64."""
     bands = joined.images.chips.shape[1]
     total, squares, pixels = np.zeros(bands), np.zeros(bands), 0
-    rows = joined.rows["train"].image
+    rows = joined.rows["train"]
     for start in range(0, len(rows), 64):
-        at = rows[start : start + 64]
-        values = np.moveaxis(joined.images.chips[at], 1, 0)[:, joined.images.valid(at)].astype(np.float64)
+        images, valid = joined.imagery(rows.take(np.arange(start, min(start + 64, len(rows)))))
+        values = np.moveaxis(images, 1, 0)[:, valid].astype(np.float64)
         total += values.sum(axis=1)
         squares += (values**2).sum(axis=1)
         pixels += values.shape[1]
