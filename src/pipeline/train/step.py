@@ -90,7 +90,7 @@ class Stepper:
 
     def _part(self, epoch: int, part: Part, batch: Batch, share: float) -> torch.Tensor:
         """Forward and backward; returns the part's loss times its share of the batch."""
-        batch = self._augmented(epoch, part, batch)
+        batch = self.augmented(epoch, part, batch)
         try:
             with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bf16"):
                 output = self.network(self.scaler(batch["image"]))
@@ -107,7 +107,7 @@ class Stepper:
             self._note_errors(part, main_logits(output).detach(), batch["mask"])
         return loss.detach()
 
-    def _augmented(self, epoch: int, part: Part, batch: Batch) -> Batch:
+    def augmented(self, epoch: int, part: Part, batch: Batch) -> Batch:
         """Seed everything random that follows by (seed, epoch, step, part); flip and augment."""
         entropy = [self.seed, epoch, part.step, *([part.number] if part.number else [])]
         words = np.random.SeedSequence(entropy).generate_state(2)
