@@ -307,6 +307,12 @@ def _check_data(config: StudyConfig, place: str, root: Path) -> None:
                     raise ConfigError(
                         f"{place}: data.{key}: region {name!r} has no {key} {value!r}; {choices(value, known)}"
                     )
+        for px in config.data.resize_px:
+            if px is not None and region.chips.px % px:
+                raise ConfigError(
+                    f"{place}: data.resize_px: {px} does not divide the chips of region {name!r}, {region.chips.px} px "
+                    "wide; chips shrink by a whole factor"
+                )
         for recipe in config.data.recipe:
             try:
                 check_recipe(name, recipe, root)

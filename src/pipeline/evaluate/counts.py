@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.joined import Joined
+from pipeline.dataset.joined import Joined, enlarged
 from pipeline.files import atomic_file, write_json
 from pipeline.metrics.confusion import confusion_counts
 from pipeline.train.provenance import environment
@@ -40,10 +40,13 @@ def write_confusion(path: Path, parts: list[dict[str, list[Any]]]) -> None:
         pq.write_table(pa.table(columns), temporary)
 
 
-def write_predictions(folder: Path, name: str, predictions: Array, chip_ids: Array) -> None:
-    """Write ``<name>.npy`` uint8 [N, H, W] and ``chips.json``, the ids in the same order."""
+def write_predictions(folder: Path, name: str, predictions: Array, chip_ids: Array, factor: int = 1) -> None:
+    """Write ``<name>.npy`` uint8 [N, H, W] and ``chips.json``, the ids in the same order.
+
+    Predictions have the size of the chips as they were cut: those of chips shrunk by `factor` are enlarged by it.
+    """
     with atomic_file(folder / f"{name}.npy") as temporary:
-        np.save(temporary, predictions.astype(np.uint8))
+        np.save(temporary, enlarged(predictions.astype(np.uint8), factor))
     write_json(folder / "chips.json", [str(chip) for chip in chip_ids])
 
 

@@ -32,8 +32,9 @@ def evaluate(
 
     The checkpoints that the run's setting `checkpoints` names are scored on every chip of val and test; predictions of
     the test chips are kept per checkpoint as ``predictions/test-<checkpoint>.npy``, the histograms of both splits'
-    probabilities [C, 2, B] as ``predictions/probabilities-<checkpoint>.npz``. The resume state in the folder `work` is
-    deleted: the run is complete. Returns the content of metrics.json.
+    probabilities [C, 2, B] as ``predictions/probabilities-<checkpoint>.npz``. Of chips that the run shrinks, counts and
+    scores are over the shrunk pixels, the kept predictions of the size of the chips. The resume state in the folder
+    `work` is deleted: the run is complete. Returns the content of metrics.json.
     """
     facts = read_json(run / "run.json")
     spec = facts["spec"]
@@ -69,7 +70,8 @@ def evaluate(
                 parts.append(confusion_rows(joined.rows[split].chip_ids, outcome.counts, split, path.stem))
                 histograms[split] = outcome.histograms
                 if outcome.predictions is not None:
-                    write_predictions(folder, f"test-{path.stem}", outcome.predictions, joined.rows[split].chip_ids)
+                    ids = joined.rows[split].chip_ids
+                    write_predictions(folder, f"test-{path.stem}", outcome.predictions, ids, joined.factor)
             write_histograms(folder, f"probabilities-{path.stem}", histograms)
             metrics["checkpoints"][path.stem] = entry
             log(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from pipeline.acquire.shards import Mosaic
+from pipeline.dataset.joined import enlarged, shrunk
+from pipeline.errors import RunError
 from pipeline.grid import Grid, Shard
 from pipeline.labels.rasters import RasterFile, open_rasters
 from pipeline.train.checkpoint import load_checkpoint
@@ -38,36 +40,51 @@ def predict_region(
         shards: shard name → GeoTIFF of the imagery.
         grid: of the region.
         out: the GeoTIFF to write.
-        window_px: edge of a window; default: the chips' that the network learned on.
+        window_px: edge of a window; default: the chips' that the network learned on. A network that learned on shrunk
+            chips sees windows shrunk as they were, and its classes are repeated over the pixels of each cell.
         crop_px: cut off every side of a window before it is used (the Frankfurt report's 32).
         log: takes one line of text.
 
     Raises:
         DataError: imagery is absent or damaged, or the disk is full. Nothing is written then.
-        RunError: the checkpoint cannot be read.
+        RunError: the checkpoint cannot be read, or windows of that size cannot be shrunk as its chips were.
     """
     model, facts = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scaler = Scaler.of(facts["offset"], facts["scale"], device)
     window = window_px or facts["chip_px"]
+    factor = facts["chip_px"] // (facts.get("resize_px") or facts["chip_px"])
+    if window % factor:
+        raise RunError(f"{checkpoint} sees chips shrunk by {factor}: window_px {window} must be a multiple of it")
     crop = min(crop_px, window // 4)
     step = window - 2 * crop
+    classify = _classifier(model, scaler, factor)
     colours = {index: (*colour, 255) for index, colour in enumerate(facts["colours"])}
     file = RasterFile(out, colours | {NODATA: (0, 0, 0, 0)}, {"classes": ",".join(facts["classes"])}, NODATA)
     whole = Shard("all", 0, 0, grid.height, grid.width)
     with Mosaic(shards, grid) as mosaic:
         with open_rasters([file], grid, whole, options=GDAL_OPTIONS) as (raster,):
             for row in range(0, grid.height, step):
-                band = _predict_row(model, scaler, mosaic, grid, row, window, crop)
+                band = _predict_row(classify, mosaic, grid, row, window, crop)
                 height = min(step, grid.height - row)
                 raster.write(Shard("", row, 0, height, grid.width), band[:height, : grid.width])
         log(f"{grid.width} x {grid.height} px in windows of {window} px, {crop} px cut off every side")
 
 
-@torch.no_grad()
+def _classifier(model: torch.nn.Module, scaler: Scaler, factor: int) -> Callable[[Array], Array]:
+    """A function from windows [N, bands, H, W] to their classes uint8 [N, H, W]; the network sees them shrunk."""
+
+    @torch.no_grad()
+    def classify(windows: Array) -> Array:
+        logits = main_logits(model(scaler(shrunk(windows, factor))))
+        return enlarged(logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), factor)
+
+    return classify
+
+
 def _predict_row(
-    model: torch.nn.Module, scaler: Scaler, mosaic: Mosaic, grid: Grid, row: int, window: int, crop: int
+    classify: Callable[[Array], Array], mosaic: Mosaic, grid: Grid, row: int, window: int, crop: int
 ) -> Array:
     """Classes [step, >= width] of the row of windows whose kept part begins at `row`."""
     step = window - 2 * crop
@@ -80,10 +97,8 @@ def _predict_row(
     windows = [padded[:, :, at * step : at * step + window] for at in range(count)]
     classes = np.empty((step, count * step), np.uint8)
     for start in range(0, count, BATCH):
-        logits = main_logits(model(scaler(np.stack(windows[start : start + BATCH]))))
-        kept = logits.argmax(dim=1)[:, crop : crop + step, crop : crop + step].to(torch.uint8).cpu().numpy()
-        for offset, part in enumerate(kept):
-            classes[:, (start + offset) * step : (start + offset + 1) * step] = part
+        for at, found in enumerate(classify(np.stack(windows[start : start + BATCH])), start):
+            classes[:, at * step : (at + 1) * step] = found[crop : crop + step, crop : crop + step]
     inside = valid[row - top : row - top + step]
     classes[: len(inside), : grid.width][~inside] = NODATA
     return classes

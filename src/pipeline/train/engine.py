@@ -201,6 +201,7 @@ def _learner(
         "offset": offset,
         "scale": scale,
         "chip_px": joined.images.chip_px,
+        "resize_px": spec["data"].get("resize_px"),
     }
     return learner, Scaler.of(offset, scale, world.device, memory_format), facts
 
