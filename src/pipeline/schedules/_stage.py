@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +16,8 @@ class Stage:
 
     Attributes:
         lr: learning rate.
-        part: which weights learn: ``all``; ``decoder``, all but the encoder; ``decoder_and_norms``, all but the
-            encoder's convolutions. A batch norm that does not learn keeps its running statistics too.
+        part: which weights learn: ``all``; ``decoder``, all but the encoder; ``decoder_and_norms``, all but what in the
+            encoder is no normalisation layer. A batch norm that does not learn keeps its running statistics too.
         number: of the stage; where it changes, the count of epochs without improvement begins anew.
     """
 
@@ -25,13 +26,18 @@ class Stage:
     number: int = 0
 
 
-def better(score: str, value: float, than: float) -> bool:
-    """Whether `value` of the history's column `score` is better than `than`: a loss lower, all else higher.
+def better(score: str, value: float, than: float, by: float = 0.0) -> bool:
+    """Whether `value` of the history's column `score` is better than `than` by more than `by`.
 
-    NaN is never better; anything is better than NaN.
+    A loss is better where it is lower, all else where it is higher. NaN is never better; anything is better than NaN.
     """
     if math.isnan(value):
         return False
     if math.isnan(than):
         return True
-    return value < than if score.endswith("_loss") else value > than
+    return value < than - by if score.endswith("_loss") else value > than + by
+
+
+def decayed(lr: float, factor: float, times: int, low: float = 0.0) -> float:
+    """lr · factor^times, but not below `low`, nor below `lr` where that is lower; never 0."""
+    return max(lr * factor**times, min(low, lr), sys.float_info.min)
