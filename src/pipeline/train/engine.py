@@ -6,7 +6,6 @@ imports (torch, numpy, pyarrow, safetensors) are on purpose: a GPU machine witho
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +15,22 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import augment, models, samplers, schedules
+from pipeline import augment, models, samplers, schedules, variants
 from pipeline.augment._transform import Batch, Source
 from pipeline.dataset.joined import Joined, class_counts, data_hashes, join, scaling, top_value
 from pipeline.dataset.targets import store_targets
 from pipeline.defaults import train_settings
-from pipeline.files import atomic_file, atomic_folder, canonical_json, read_json, write_json
+from pipeline.files import atomic_folder, canonical_json, read_json, write_json
 from pipeline.protocol import LAST, checkpoint_name
+from pipeline.schedules._stage import Stage
 from pipeline.train import state
 from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.display import Display
 from pipeline.train.feed import Feed
+from pipeline.train.history import write_history
 from pipeline.train.inference import Scaler, training_format
 from pipeline.train.lock import run_lock
+from pipeline.train.loggers import Loggers, check_loggers
 from pipeline.train.loop import Trainer, fit
 from pipeline.train.objective import Objective
 from pipeline.train.optimizers import make_optimizer
@@ -54,6 +56,7 @@ def train(
     work: Path,
     log: Log,
     options: Options = DEFAULT,
+    logs: Path = Path("logs"),
 ) -> None:
     """Train `run` as `spec` says and write ``run.json``, ``history.csv`` and ``checkpoints/`` below `out`.
 
@@ -67,16 +70,19 @@ def train(
             ended is published again from its last state, not repeated.
         log: takes one line of text.
         options: how the machine is used.
+        logs: below which loggers write.
 
-    Raises DataError for broken chip stores and RunError for a loss that is not finite or a device out of memory.
+    Raises ConfigError for a logger that is not installed, DataError for broken chip stores and RunError for a loss that
+    is not finite or a device out of memory.
     """
+    check_loggers(options.loggers)
     with run_lock(work, log) as waited:
         hashes = data_hashes(data, spec["data"]) | {"code": code_hash}
         fingerprint = canonical_json({"spec": spec, "hashes": hashes})
         if waited and _already_done(out, spec, fingerprint):
             log("finished by the process that was waited for")
         else:
-            _train(run, spec, hashes, fingerprint, data, out, work, log, options)
+            _train(run, spec, hashes, fingerprint, data, out, work, log, options, logs)
 
 
 def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
@@ -99,6 +105,7 @@ def _train(
     work: Path,
     log: Log,
     options: Options,
+    logs: Path,
 ) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.monotonic()
@@ -122,7 +129,9 @@ def _train(
     write_json(out / "run.json", facts)
     resumed = _resume(trainer, work, fingerprint, log)
     earlier = sum(row["seconds"] for row in learner.progress.history) if resumed else 0.0
-    fit(trainer, state.Saver(work, fingerprint))
+    with Loggers(options.loggers, run, spec, work=work, folder=logs, resumed=resumed, log=log) as loggers:
+        fit(trainer, state.Saver(work, fingerprint), loggers)
+        loggers.end(learner.progress.epoch, learner.progress.best)
     _publish(trainer, out)
     facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     facts["seconds"] = round(time.monotonic() - begin + earlier, 1)
@@ -165,13 +174,21 @@ def prepare(
         learner=learner,
         stepper=stepper,
         settings=settings,
-        schedule=schedules.create(settings["schedule"]["name"], **settings["schedule"]["params"]),
+        schedule=_schedule(settings),
         sampler=samplers.create(settings["sampler"]["name"], **settings["sampler"]["params"]),
         counts=counts,
         search=search,
         facts=facts,
         display=Display(settings["epochs"], len(joined.rows["train"]), log),
     )
+
+
+def _schedule(settings: dict[str, Any]) -> Callable[[int, float, schedules.History], Stage]:
+    """The schedule of the settings; one whose `epochs` are null falls over as many as the run may have."""
+    name, params = settings["schedule"]["name"], dict(settings["schedule"]["params"])
+    if "epochs" in variants.parameters("schedules", name) and params.get("epochs") is None:
+        params["epochs"] = settings["epochs"]
+    return schedules.create(name, **params)
 
 
 def _learner(
@@ -242,11 +259,7 @@ def _resume(trainer: Trainer, work: Path, fingerprint: str, log: Log) -> bool:
 def _publish(trainer: Trainer, out: Path) -> None:
     """Write the history and the checkpoints, the last epoch's among them."""
     learner = trainer.learner
-    history = learner.progress.history
-    with atomic_file(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
+    write_history(out / "history.csv", learner.progress.history)
     learner.keep(LAST, {**trainer.facts, "checkpoint": LAST, "epoch": learner.progress.epoch})
     with atomic_folder(out / "checkpoints") as folder:
         for name, kept in learner.kept.items():

@@ -18,13 +18,14 @@ import torch
 from pipeline import metrics
 from pipeline.errors import RunError
 from pipeline.metrics import from_confusion
-from pipeline.protocol import LAST, MONITOR, PER_CLASS, checkpoint_name, monitored
+from pipeline.protocol import LAST, MONITOR, PER_CLASS, checkpoint_name, followed, monitored
 from pipeline.samplers._chips import Chips
 from pipeline.schedules import History
 from pipeline.schedules._stage import Stage, better
 from pipeline.train.display import Display
-from pipeline.train.freezing import freeze
+from pipeline.train.freezing import encoder_of, freeze
 from pipeline.train.inference import score_chips
+from pipeline.train.loggers import Loggers
 from pipeline.train.state import Learner, Saver
 from pipeline.train.step import Part, Stepper, parts_of
 from pipeline.train.weight_search import WeightSearch
@@ -52,18 +53,31 @@ class Trainer:
     display: Display
 
 
-def fit(trainer: Trainer, saver: Saver) -> None:
-    """Train until the last epoch or the early stop; the state is saved on the way."""
+def fit(trainer: Trainer, saver: Saver, loggers: Loggers | None = None) -> None:
+    """Train until the last epoch or the early stop; the state is saved on the way, and loggers have the epochs then."""
     learner, search = trainer.learner, trainer.search
+    if loggers is not None:
+        loggers.saved(_settled(trainer))  # what a killed process has not come to hand over
     while not _over(trainer):
         row = _epoch(trainer)
         _take_in(trainer, row)
+        trial = search.trial if search is not None else None
         found = search.advance(learner) if search is not None else []
+        if loggers is not None:
+            loggers.take(row, trial)
         if trainer.stepper.world.first:
-            saver.save(learner, search.state() if search is not None else None, last=_over(trainer))
+            saved = saver.save(learner, search.state() if search is not None else None, last=_over(trainer))
+            if saved and loggers is not None:
+                loggers.saved(_settled(trainer))
         trainer.display.epoch(row)
         for line in found:
             trainer.display.log(line)
+
+
+def _settled(trainer: Trainer) -> list[Row]:
+    """The epochs that no search will take back."""
+    history = trainer.learner.progress.history
+    return history if trainer.search is None else trainer.search.settled(history)
 
 
 def _over(trainer: Trainer) -> bool:
@@ -114,7 +128,7 @@ def _train(trainer: Trainer, epoch: int, stage: Stage) -> float:
     order = trainer.sampler(chips, np.random.default_rng([stepper.seed, epoch]))
     steps = parts_of(order, settings["batch_size"], settings["micro_batch"], stepper.world.size)
     learner.model.train()
-    freeze(learner.model, stage.part)
+    freeze(learner.model, stage.part, encoder_of(trainer.facts["model"]["name"]))
     losses = torch.zeros(len(steps), device=stepper.world.device)
     checked, cheap = 0, stepper.world.device.type == "cpu"
     trainer.display.begin(epoch, len(steps))
@@ -163,7 +177,7 @@ def _validate(trainer: Trainer) -> Row:
     if not isinstance(monitor, str):
         found = metrics.create(monitor["name"], **monitor["params"])(counts, classes)
         named[monitored(settings)] = next(iter(found.values()))
-    asked = [monitored(settings), *settings["checkpoints"]]
+    asked = [monitored(settings), followed(settings), *settings["checkpoints"]]
     return row | {name: named[name] for name in asked if name in named and name not in row}
 
 

@@ -55,6 +55,17 @@ class WeightSearch:
         if state is not None:
             self._candidate, self._base, self._best = state["candidate"], state["base"], state["best"]
 
+    @property
+    def trial(self) -> str | None:
+        """A name of the try that is under way; None between searches."""
+        if self._base is None:
+            return None
+        return f"try_{self.candidates[self._candidate]:g}_after_{self._base['progress']['epoch']}"
+
+    def settled(self, history: list[dict[str, float]]) -> list[dict[str, float]]:
+        """The epochs of the history that no search will take back."""
+        return history if self._base is None else history[: self._base["progress"]["epoch"]]
+
     def advance(self, learner: Learner) -> list[str]:
         """After a complete epoch: begin a search, or end a try and begin the next, where it is time.
 
