@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline import variants
 from pipeline.errors import ConfigError, choices
 
 LAST, MONITOR = "last", "monitor"
@@ -30,6 +31,12 @@ def monitored(settings: dict[str, Any]) -> str:
     return monitor if isinstance(monitor, str) else f"val_{monitor['name']}"
 
 
+def followed(settings: dict[str, Any]) -> str | None:
+    """The column of the history that the schedule watches, where it has a ``monitor``."""
+    name: str | None = settings["schedule"]["params"].get("monitor")
+    return name
+
+
 def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> None:
     """ConfigError, in one line, for settings of a training that do not fit together.
 
@@ -41,6 +48,12 @@ def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> 
     known, monitor = score_names(classes), settings["monitor"]
     if isinstance(monitor, str) and monitor not in known:
         raise ConfigError(f"{place}.monitor: no score {monitor!r}; {choices(monitor, known)}")
+    columns = [*known, monitored(settings)]
+    if followed(settings) not in (None, *columns):
+        name = settings["schedule"]["name"]
+        raise ConfigError(
+            f"{place}.schedule: {name}: no score {followed(settings)!r}; {choices(str(followed(settings)), columns)}"
+        )
     kept, possible = settings["checkpoints"], [*known, MONITOR, LAST]
     for name in kept:
         if name not in possible:
@@ -54,3 +67,25 @@ def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> 
     if devices > 1 and (size % devices if micro is None else parts % devices):
         unit = f"batch_size {size}" if micro is None else f"the {parts} parts of a batch (batch_size / micro_batch)"
         raise ConfigError(f"{place}.devices {devices} must divide {unit}")
+
+
+def check_schedule(model: str, settings: dict[str, Any], place: str) -> None:
+    """ConfigError when a schedule does not fit the other settings, or asks for a part of a model that has no parts.
+
+    A schedule's light module may have ``fits(train, **params)``, which raises ConfigError, and ``parts(**params)``, the
+    parts of a network that it lets learn alone.
+    """
+    name, params = settings["schedule"]["name"], settings["schedule"]["params"]
+    further = variants.light("schedules", name)
+    fits, parts = getattr(further, "fits", None), getattr(further, "parts", None)
+    if fits is not None:
+        try:
+            fits(settings, **params)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+    asked = parts(**params) if parts is not None else []
+    if asked and not variants.declared("models", model, "ENCODER"):
+        raise ConfigError(
+            f"{place}: {name} trains the part {' and '.join(asked)} alone, and model {model!r} does not say what its "
+            f"encoder is; name its submodules in src/pipeline/models/{model}.py, such as ENCODER = ('encoder',)"
+        )

@@ -22,7 +22,7 @@ from pipeline.defaults import FROZEN_DATA, FROZEN_TRAIN, train_variants
 from pipeline.errors import ConfigError, choices
 from pipeline.files import canonical_json
 from pipeline.names import is_name, no_name
-from pipeline.protocol import check_protocol
+from pipeline.protocol import check_protocol, check_schedule
 from pipeline.study_schema import Score
 
 SPEC_VERSION = 1
@@ -145,6 +145,7 @@ def _network_specs(
     _check_class_weights(loss_name, loss_params, data["region"], place, root)
     for raw in _product(train.model_dump()):
         settings = _resolved_train(raw, data["region"], f"{place}: train", root)
+        check_schedule(model_name, settings, f"{place}: train.schedule")
         for seed in config.seeds:
             yield {
                 "version": SPEC_VERSION,

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.models._blocks import Norm, conv, upsample
 from pipeline.models._common import check_common, check_image, initialise
 
+ENCODER = ("encoder",)
 SMALL = {"width": 4}
 
 

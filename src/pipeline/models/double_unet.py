@@ -12,6 +12,7 @@ from pipeline.models._blocks import Norm, check_batch, resize
 from pipeline.models._common import check_common, check_image, initialise
 from pipeline.models._paths import DEEP, Design, Paths, check_design, outputs
 
+ENCODER = ("*.encoder",)
 SMALL = {"width": 4, "depth": 3, "dropout": 0.0}
 
 

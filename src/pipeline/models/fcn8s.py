@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.models._blocks import Norm, NormOf, conv
 from pipeline.models._common import check_common, check_image, initialise
 
+ENCODER = ("stages", "fully")
 SMALL = {"width": 4, "fc_width": 16}
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # VGG16: channels by width, convolutions; each ends with a pool

@@ -11,6 +11,7 @@ from pipeline.models._blocks import Norm, conv
 from pipeline.models._common import check_common, initialise
 from pipeline.models._decoder import DecoderLevel, UShaped, dropout_if
 
+ENCODER = ("encoder",)
 SMALL = {"width": 4}
 
 STEM, SECOND = 64, 192  # channels of levels 1 and 2 at width 64

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.models._gated_unet import gated_unet
 
+ENCODER = ("encoder",)
 SMALL = {"width": 4}
 
 

@@ -11,6 +11,7 @@ from pipeline.models._blocks import Norm, conv
 from pipeline.models._common import check_common, initialise
 from pipeline.models._decoder import DecoderLevel, UShaped, dropout_if
 
+ENCODER = ("encoder",)
 SMALL = {"width": 4}
 
 

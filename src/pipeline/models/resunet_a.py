@@ -23,6 +23,7 @@ from pipeline.models._resunet_a_parts import (
     normed,
 )
 
+ENCODER = ("stem", "encoder", "down")
 SMALL = {"width": 4, "psp": "end", "head": "cmtsk"}
 
 

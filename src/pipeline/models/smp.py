@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.errors import ConfigError, RunError, choices
 from pipeline.models import _smp
 
+ENCODER = ("encoder",)
 SMALL = {"encoder": "mobilenet_v2"}
 _SIZE = ("img_size", "dynamic_img_size", "strict_img_size")  # timm's: which sizes of images an encoder takes
 _SHOWN_CHARACTERS = 300  # of an error of the library: one about a weights file may name every tensor

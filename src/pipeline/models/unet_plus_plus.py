@@ -13,6 +13,7 @@ from pipeline.models._blocks import Norm, NormOf, check_batch, double_conv
 from pipeline.models._common import check_common, check_image, initialise
 from pipeline.models._paths import outputs
 
+ENCODER = ("node.*_0",)
 SMALL = {"width": 4, "depth": 3}
 
 
