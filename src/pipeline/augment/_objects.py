@@ -27,25 +27,39 @@ def one_object(there: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     number = there.flatten(1).cumsum(dim=1)
     rank = (number[:, -1] * share).long().clamp(max=(number[:, -1] - 1).clamp(min=0)) + 1
     found = (there.flatten(1) & (number == rank[:, None])).view(there.shape)
+    rows, columns = _ends(~there), _ends(~there.mT)
     for _ in range(SWEEPS):
-        wider = _along(there, _along(there, found).mT, turned=True).mT
-        wider = dilated(wider, 1) & there
+        wider = there & _between(_ends(found), rows)
+        wider = there & _between(_ends(wider.mT), columns).mT
+        wider = there & _touched(wider)
         if found.device.type == "cpu" and torch.equal(wider, found):
             break
         found = wider
     return found
 
 
-def _along(there: torch.Tensor, found: torch.Tensor, turned: bool = False) -> torch.Tensor:
-    """All pixels of the runs along rows of `there` that have one of `found`; with `turned`, `found` has its columns."""
-    there = there.mT if turned else there
-    at = torch.arange(there.shape[-1], dtype=torch.int32, device=there.device)
-    found_before = torch.where(found, at, -1).cummax(dim=-1).values
-    gap_before = torch.where(there, -1, at).cummax(dim=-1).values
-    end = there.shape[-1]
-    found_after = torch.where(found, at, end).flip(-1).cummin(dim=-1).values.flip(-1)
-    gap_after = torch.where(there, end, at).flip(-1).cummin(dim=-1).values.flip(-1)
-    return there & ((found_before > gap_before) | (found_after < gap_after))
+def _ends(there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest column with one of `there` before and after each pixel, itself included; −1 and W where none is."""
+    at = torch.arange(there.shape[-1], dtype=torch.int16, device=there.device)
+    before = torch.where(there, at, -1).cummax(dim=-1).values
+    after = torch.where(there, at, there.shape[-1]).flip(-1).cummin(dim=-1).values.flip(-1)
+    return before, after
+
+
+def _between(found: tuple[torch.Tensor, torch.Tensor], gaps: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Pixels that have a found one in their row without a gap in between; see `_ends`."""
+    return (found[0] > gaps[0]) | (found[1] < gaps[1])
+
+
+def _touched(there: torch.Tensor) -> torch.Tensor:
+    """Maps [M, H, W] bool grown by one pixel, over corners too."""
+    tall = there.clone()
+    tall[:, 1:] |= there[:, :-1]
+    tall[:, :-1] |= there[:, 1:]
+    wide = tall.clone()
+    wide[:, :, 1:] |= tall[:, :, :-1]
+    wide[:, :, :-1] |= tall[:, :, 1:]
+    return wide
 
 
 def dilated(there: torch.Tensor, px: int) -> torch.Tensor:
