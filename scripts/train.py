@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pipeline.command import Log, run
+from pipeline.defaults import train_settings
 from pipeline.train.devices import device_slot
 from pipeline.train.options import Options
 from pipeline.train.provenance import run_code_hash
@@ -17,7 +18,7 @@ def main(options: argparse.Namespace, log: Log) -> None:
     spec = spec.get("spec", spec)
     code = run_code_hash(Path(__file__), spec)
     engine = Options.of(options.engine)
-    with device_slot(log, engine.runs_per_gpu):
+    with device_slot(log, engine.runs_per_gpu, devices=train_settings(spec)["devices"]):
         from pipeline.train.engine import train
 
         train(options.run, spec, code, data=options.data, out=options.out, work=options.work, log=log, options=engine)

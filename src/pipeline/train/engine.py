@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import augment, models, samplers, schedules, variants
+from pipeline import augment, losses, models, samplers, schedules, variants
 from pipeline.augment._transform import Batch, Source
 from pipeline.dataset.joined import Joined, class_counts, data_hashes, join, scaling, top_value
 from pipeline.dataset.targets import store_targets
@@ -29,6 +30,7 @@ from pipeline.train.display import Display
 from pipeline.train.feed import Feed
 from pipeline.train.history import write_history
 from pipeline.train.inference import Scaler, training_format
+from pipeline.train.launch import processes
 from pipeline.train.lock import run_lock
 from pipeline.train.loggers import Loggers, check_loggers
 from pipeline.train.loop import Trainer, fit
@@ -37,6 +39,7 @@ from pipeline.train.optimizers import make_optimizer
 from pipeline.train.options import Options
 from pipeline.train.provenance import environment
 from pipeline.train.step import Stepper
+from pipeline.train.sync_norm import prepare_norms
 from pipeline.train.weight_search import WeightSearch
 from pipeline.train.world import World
 
@@ -82,7 +85,9 @@ def train(
         if waited and _already_done(out, spec, fingerprint):
             log("finished by the process that was waited for")
         else:
-            _train(run, spec, hashes, fingerprint, data, out, work, log, options, logs)
+            job = {"spec": spec, "hashes": hashes, "data": str(data), "work": str(work), "options": asdict(options)}
+            with processes(job, train_settings(spec)["devices"], work, log) as world:
+                _train(run, spec, hashes, fingerprint, data, out, work, log, options, logs, world)
 
 
 def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
@@ -106,10 +111,11 @@ def _train(
     log: Log,
     options: Options,
     logs: Path,
+    world: World,
 ) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.monotonic()
-    trainer = prepare(spec, hashes, data, work, log, options)
+    trainer = prepare(spec, hashes, data, work, log, options, world)
     joined, learner = trainer.stepper.feed.joined, trainer.learner
     facts = {
         "id": run,
@@ -124,7 +130,7 @@ def _train(
         "fingerprint": fingerprint,
         "started": started,
         "finished": None,
-        **environment(trainer.stepper.world.device),
+        **environment(world.device),
     }
     write_json(out / "run.json", facts)
     resumed = _resume(trainer, work, fingerprint, log)
@@ -140,27 +146,59 @@ def _train(
     log(f"{learner.progress.epoch} epochs, best {best}")
 
 
+def take_part(spec: Spec, hashes: dict[str, str], data: str, work: str, options: dict[str, Any], world: World) -> None:
+    """Train beside process 0 of a run on several devices; nothing is written or said.
+
+    Args:
+        spec: the resolved run.
+        hashes: of its data, split and code.
+        data: folder of the regions' data.
+        work: ``work/<run>``.
+        options: fields of `Options`.
+        world: of this process.
+    """
+    silent = Options(**{**options, "loggers": ()})
+    trainer = prepare(spec, hashes, Path(data), Path(work), _nothing, silent, world)
+    fingerprint = canonical_json({"spec": spec, "hashes": hashes})
+    _resume(trainer, Path(work), fingerprint, _nothing)
+    fit(trainer, state.Saver(Path(work), fingerprint))
+
+
+def _nothing(line: str) -> None:
+    """Where the lines of other processes than the first go."""
+
+
 def prepare(
-    spec: Spec, hashes: dict[str, str], data: Path, work: Path, log: Log, options: Options = DEFAULT
+    spec: Spec,
+    hashes: dict[str, str],
+    data: Path,
+    work: Path,
+    log: Log,
+    options: Options = DEFAULT,
+    world: World | None = None,
 ) -> Trainer:
-    """Make all pieces of a run: data, network, loss, optimiser and what the settings of its training name."""
+    """Make all pieces of a run: data, network, loss, optimiser and what the settings of its training name.
+
+    `world` is this process among those of the run, by default the only one.
+    """
     settings = train_settings(spec)
     torch.set_num_threads(settings["threads"])
-    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    world = world or World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
     joined = join(data, spec["data"])
     learner, scaler, facts = _learner(spec, settings, joined, world)
     objective = Objective(spec["loss"], settings["epochs"], world.device)
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
-    extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
+    with world.in_turn():
+        extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
     feed, counts = Feed(joined, extra, world.device, options.residency), class_counts(joined)
     search = WeightSearch(objective.search, settings["epochs"], settings["patience"]) if objective.search else None
     if search is not None and search.never is not None:
         log(search.never)
     stepper = Stepper(
         learner=learner,
-        network=world.wrap(learner.model),
+        network=learner.model,
         feed=feed,
         scaler=scaler,
         objective=objective,
@@ -169,6 +207,7 @@ def prepare(
         seed=spec["seed"],
         world=world,
         watch_errors=samplers.needs_errors(settings["sampler"]["name"]),
+        idle=_has_idle_heads(spec),
     )
     return Trainer(
         learner=learner,
@@ -191,6 +230,14 @@ def _schedule(settings: dict[str, Any]) -> Callable[[int, float, schedules.Histo
     return schedules.create(name, **params)
 
 
+def _has_idle_heads(spec: Spec) -> bool:
+    """Whether the network gives outputs that the loss does not ask for."""
+    name = spec["model"]["name"]
+    outputs = getattr(variants.light("models", name), "outputs", None)
+    given = outputs(**spec["model"]["params"]) if outputs else variants.declared("models", name, "OUTPUTS", ())
+    return bool(set(given) - {"mask", *losses.needs(spec["loss"]["name"], **spec["loss"]["params"]).outputs})
+
+
 def _learner(
     spec: Spec, settings: dict[str, Any], joined: Joined, world: World
 ) -> tuple[state.Learner, Scaler, dict[str, Any]]:
@@ -201,6 +248,7 @@ def _learner(
     model = models.create(
         spec["model"]["name"], in_channels=bands, classes=len(joined.classes), **spec["model"]["params"]
     )
+    prepare_norms(model, world, settings["sync_batch_norm"])
     memory_format = training_format(model, world.device, settings["precision"])
     model = model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
     learner = state.Learner(
@@ -246,9 +294,12 @@ def _transforms(settings: dict[str, Any], feed: Feed, counts: Array) -> list[Any
 
 def _resume(trainer: Trainer, work: Path, fingerprint: str, log: Log) -> bool:
     """Take up the last saved epoch from `work`, and the weight search that was under way."""
-    found = state.load(work, fingerprint, log)
-    if found is None:
+    world = trainer.stepper.world
+    found = state.load(work, fingerprint, log) if world.first else None
+    if not world.agreed(found is not None):
         return False
+    found = found or state.load(work, fingerprint, log)
+    assert found is not None
     trainer.learner.restore(found)
     if trainer.search is not None:
         trainer.search.resume(found["search"])

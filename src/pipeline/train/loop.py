@@ -59,7 +59,7 @@ def fit(trainer: Trainer, saver: Saver, loggers: Loggers | None = None) -> None:
     if loggers is not None:
         loggers.saved(_settled(trainer))  # what a killed process has not come to hand over
     while not _over(trainer):
-        row = _epoch(trainer)
+        row = trainer.stepper.world.agreed(_epoch(trainer))
         _take_in(trainer, row)
         trial = search.trial if search is not None else None
         found = search.advance(learner) if search is not None else []
@@ -140,7 +140,7 @@ def _train(trainer: Trainer, epoch: int, stage: Stage) -> float:
             _check_finite(trainer, epoch, steps, losses[checked : step + 1], checked)
             checked, last = step + 1, time.monotonic()
         trainer.display.step(step + 1, losses, look)
-    losses = stepper.world.summed(losses)
+    losses = stepper.world.summed(losses) / stepper.world.size
     _check_finite(trainer, epoch, steps, losses[checked:], checked)
     return float(losses.double().mean())
 

@@ -16,6 +16,7 @@ from pipeline.train.feed import Batch, Feed
 from pipeline.train.inference import Scaler, main_logits
 from pipeline.train.objective import Objective
 from pipeline.train.state import Learner
+from pipeline.train.sync_norm import merge_statistics
 from pipeline.train.world import World
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,21 +33,30 @@ class Part:
 
 
 def parts_of(order: Array, batch_size: int, micro_batch: int | None, devices: int = 1) -> list[list[Part]]:
-    """The steps of an epoch, each as its parts; the incomplete last batch is left out.
+    """The steps of an epoch, each as its parts, as many for each device; the incomplete last batch is left out.
 
     Args:
         order: positions of the chips that the epoch shows.
         batch_size: chips per step, all of `order` where it has fewer.
         micro_batch: chips per part; None: the batch, divided among the devices.
         devices: that share each batch.
+
+    Raises:
+        RunError: for fewer chips than devices.
     """
     size = min(batch_size, len(order))
+    if size < devices:
+        raise RunError(f"{size} training chips cannot be shared by devices: {devices}; lower train.devices")
     micro = min(micro_batch or -(-size // devices), size)
+    starts = list(range(0, size, micro))
+    if len(starts) % devices:  # fewer chips than a batch: some parts are smaller
+        count = min(-(-len(starts) // devices), size // devices) * devices
+        starts = [size * number // count for number in range(count)]
     steps = []
     for step in range(len(order) // size):
         batch = order[step * size : (step + 1) * size]
-        starts = range(0, size, micro)
-        steps.append([Part(step, number, batch[start : start + micro]) for number, start in enumerate(starts)])
+        pieces = np.split(batch, starts[1:])
+        steps.append([Part(step, number, piece) for number, piece in enumerate(pieces)])
     return steps
 
 
@@ -64,23 +74,28 @@ class Stepper:
     seed: int
     world: World
     watch_errors: bool
+    idle: bool = False
 
     def epoch(self, epoch: int, steps: list[list[Part]]) -> Iterator[torch.Tensor]:
-        """Take the steps of an epoch; gives each step's loss [] of this process's parts, on the device."""
+        """Take the steps of an epoch; gives each step's loss [], on the device: the processes' mean is the batch's."""
         mine = [self.world.share(parts) for parts in steps]
         batches = self.feed.batches("train", (part.at for parts in mine for part in parts))
+        network = self.world.wrap(self.network, self.idle)  # anew, so that a resumed run meets as an undisturbed one
         for whole, parts in zip(steps, mine, strict=True):
             chips = sum(len(part.at) for part in whole)
-            yield self._step(epoch, parts, [next(batches) for _ in parts], chips)
+            yield self._step(network, epoch, parts, [next(batches) for _ in parts], chips)
+        self._gather(steps)
 
-    def _step(self, epoch: int, parts: list[Part], batches: list[Batch], chips: int) -> torch.Tensor:
+    def _step(
+        self, network: torch.nn.Module, epoch: int, parts: list[Part], batches: list[Batch], chips: int
+    ) -> torch.Tensor:
         optimizer, average = self.learner.optimizer, self.learner.average
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
         for count, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
-            alone = nullcontext() if count == len(parts) else self.world.without_meeting(self.network)
+            alone = nullcontext() if count == len(parts) else self.world.without_meeting(network)
             with alone:
-                total += self._part(epoch, part, batch, len(part.at) / chips)
+                total += self._part(network, epoch, part, batch, len(part.at) / chips)
         if self.settings["clip_norm"] is not None:
             torch.nn.utils.clip_grad_norm_(self.learner.model.parameters(), self.settings["clip_norm"])
         optimizer.step()
@@ -88,14 +103,14 @@ class Stepper:
             average.update_parameters(self.learner.model)
         return total
 
-    def _part(self, epoch: int, part: Part, batch: Batch, share: float) -> torch.Tensor:
-        """Forward and backward; returns the part's loss times its share of the batch."""
+    def _part(self, network: torch.nn.Module, epoch: int, part: Part, batch: Batch, share: float) -> torch.Tensor:
+        """Forward and backward; returns the part's loss times its share of the batch of this process."""
         batch = self.augmented(epoch, part, batch)
         try:
             with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.settings["precision"] == "bf16"):
-                output = self.network(self.scaler(batch["image"]))
-            loss = self.objective(output, batch) * share
-            (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+                output = network(self.scaler(batch["image"]))
+            loss = self.objective(output, batch) * (share * self.world.size)  # of which processes take the mean
+            loss.backward()  # type: ignore[no-untyped-call]
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -119,6 +134,18 @@ class Stepper:
             for transform in self.transforms:
                 batch = transform(batch)
         return batch
+
+    def _gather(self, steps: list[list[Part]]) -> None:
+        """After an epoch: what each process has learnt of its parts alone, in all."""
+        learner, world = self.learner, self.world
+        if world.size == 1:
+            return
+        merge_statistics(learner.model, learner.average and learner.average.module, world)
+        if self.watch_errors:
+            owners = np.full(len(learner.errors), -1)
+            for part in (part for parts in steps for part in parts):
+                owners[part.at] = part.number % world.size
+            learner.errors.copy_(world.merged(learner.errors, torch.from_numpy(owners).to(world.device)))
 
     def _note_errors(self, part: Part, logits: torch.Tensor, mask: torch.Tensor) -> None:
         counted = mask != IGNORE
