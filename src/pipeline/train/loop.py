@@ -121,12 +121,18 @@ def _epoch(trainer: Trainer) -> Row:
     return row
 
 
+def steps_of(trainer: Trainer, epoch: int) -> list[list[Part]]:
+    """The steps of an epoch, counted from 0: the chips that the sampler chooses now."""
+    stepper, settings = trainer.stepper, trainer.settings
+    chips = Chips(trainer.counts, trainer.facts["classes"], trainer.learner.errors.cpu().numpy())
+    order = trainer.sampler(chips, np.random.default_rng([stepper.seed, epoch]))
+    return parts_of(order, settings["batch_size"], settings["micro_batch"], stepper.world.size)
+
+
 def _train(trainer: Trainer, epoch: int, stage: Stage) -> float:
     """One pass over the chips that the sampler chose; returns the mean loss."""
-    stepper, settings, learner = trainer.stepper, trainer.settings, trainer.learner
-    chips = Chips(trainer.counts, trainer.facts["classes"], learner.errors.cpu().numpy())
-    order = trainer.sampler(chips, np.random.default_rng([stepper.seed, epoch]))
-    steps = parts_of(order, settings["batch_size"], settings["micro_batch"], stepper.world.size)
+    stepper, learner = trainer.stepper, trainer.learner
+    steps = steps_of(trainer, epoch)
     learner.model.train()
     freeze(learner.model, stage.part, encoder_of(trainer.facts["model"]["name"]))
     losses = torch.zeros(len(steps), device=stepper.world.device)
