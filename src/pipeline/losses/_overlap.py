@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.losses.target import check_weights, mean_over_classes, probabilities, weights_of
+from pipeline.losses.target import check_smoothing, check_weights, mean_over_classes, probabilities, weights_of
 
 Form = Literal["d1", "d2", "d3"]
 Weighting = Literal["none", "uniform", "volume"]
@@ -166,6 +166,7 @@ class DiceFamily(nn.Module):
         smooth: float,
         class_weights: Sequence[float] | None,
         ignore_index: int,
+        label_smoothing: float,
     ) -> None:
         super().__init__()
         self.name = name
@@ -176,11 +177,12 @@ class DiceFamily(nn.Module):
         self.smooth = check_positive(name, "smooth", smooth)
         self.class_weights = check_weights(name, class_weights)
         self.ignore_index = ignore_index
+        self.label_smoothing = check_smoothing(name, label_smoothing)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
         with torch.autocast(logits.device.type, enabled=False):
-            probability, truth, mask = probabilities(logits, target, self.ignore_index)
+            probability, truth, mask = probabilities(logits, target, self.ignore_index, self.label_smoothing)
             loss = dissimilarity(
                 probability,
                 truth,
@@ -209,6 +211,7 @@ class Tversky(nn.Module):
         eps: float,
         class_weights: Sequence[float] | None,
         ignore_index: int,
+        label_smoothing: float,
     ) -> None:
         super().__init__()
         if alpha < 0 or beta < 0 or alpha + beta == 0:
@@ -224,11 +227,12 @@ class Tversky(nn.Module):
         self.eps = check_positive(name, "eps", eps)
         self.class_weights = check_weights(name, class_weights)
         self.ignore_index = ignore_index
+        self.label_smoothing = check_smoothing(name, label_smoothing)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of logits [N, C, H, W] and target [N, H, W] int64."""
         with torch.autocast(logits.device.type, enabled=False):
-            probability, truth, mask = probabilities(logits, target, self.ignore_index)
+            probability, truth, mask = probabilities(logits, target, self.ignore_index, self.label_smoothing)
             counts = soft_counts(probability, truth, mask, self.per)
             miss = self.alpha * counts.fn + self.beta * counts.fp
             loss = miss / (counts.tp + miss + self.eps)

@@ -18,6 +18,7 @@ def build(
     smooth: float = 1e-5,
     class_weights: list[float] | None = None,
     ignore_index: int = 255,
+    label_smoothing: float = 0.0,
 ) -> nn.Module:
     """Dice loss 1 − D, p the softmax (the sigmoid for one logit), l the one-hot target, sums over pixels that count.
 
@@ -37,9 +38,10 @@ def build(
             classes of 10 000 pixels and more; a smaller s is then closer to the equations.
         class_weights: a weight per class: for the mean over classes, or as a factor of the volume weights.
         ignore_index: one more value of the target that is ignored, besides 255.
+        label_smoothing: λ, 0 or more and below 1: l becomes (1 − λ) l + λ / C, with one logit (1 − λ) l + λ / 2.
 
     Raises:
-        ConfigError: when s is not above 0 or a weight is below 0.
+        ConfigError: when s, λ or a weight is out of range.
     """
     return DiceFamily(
         "dice",
@@ -50,4 +52,5 @@ def build(
         smooth=smooth,
         class_weights=class_weights,
         ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
     )

@@ -16,6 +16,7 @@ def build(
     smooth: float = 1e-5,
     class_weights: list[float] | None = None,
     ignore_index: int = 255,
+    label_smoothing: float = 0.0,
 ) -> nn.Module:
     """Generalised Dice loss 1 − (2 Σ_c w_c Σ_i p l + s) / (Σ_c w_c Σ_i (p + l) + s): one ratio for all classes.
 
@@ -30,9 +31,10 @@ def build(
         smooth: s, above 0; see `dice` on its size beside volume weights.
         class_weights: a factor per class of w_c.
         ignore_index: one more value of the target that is ignored, besides 255.
+        label_smoothing: λ, 0 or more and below 1: l becomes (1 − λ) l + λ / C, with one logit (1 − λ) l + λ / 2.
 
     Raises:
-        ConfigError: when s is not above 0 or a weight is below 0.
+        ConfigError: when s, λ or a weight is out of range.
     """
     return DiceFamily(
         "generalized_dice",
@@ -43,4 +45,5 @@ def build(
         smooth=smooth,
         class_weights=class_weights,
         ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
     )

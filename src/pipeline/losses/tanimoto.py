@@ -13,6 +13,7 @@ def build(
     smooth: float = 1e-5,
     class_weights: list[float] | None = None,
     ignore_index: int = 255,
+    label_smoothing: float = 0.0,
 ) -> nn.Module:
     """Tanimoto loss 1 − (T(p, l) + T(1 − p, 1 − l)) / 2 per sample, then the mean over samples.
 
@@ -26,9 +27,10 @@ def build(
         smooth: s, above 0; see `dice` on its size beside volume weights.
         class_weights: a factor per class of w_J.
         ignore_index: one more value of the target that is ignored, besides 255.
+        label_smoothing: λ, 0 or more and below 1: l becomes (1 − λ) l + λ / C, with one logit (1 − λ) l + λ / 2.
 
     Raises:
-        ConfigError: when s is not above 0 or a weight is below 0.
+        ConfigError: when s, λ or a weight is out of range.
     """
     return DiceFamily(
         "tanimoto",
@@ -39,4 +41,5 @@ def build(
         smooth=smooth,
         class_weights=class_weights,
         ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
     )

@@ -49,13 +49,13 @@ def prepare(
 
 
 def probabilities(
-    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = IGNORE
+    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = IGNORE, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`prepare`, then what overlap losses compare: probabilities and the one-hot target, both 0 at ignored pixels.
 
     Returns:
         Probabilities [N, C, H, W] (softmax; sigmoid for one logit, then of class 1), the one-hot target of the same
-        shape and dtype, and the mask [N, 1, H, W] bool of pixels that count.
+        shape and dtype, smoothed (`smoothed`), and the mask [N, 1, H, W] bool of pixels that count.
     """
     logits, target, valid = prepare(logits, target, ignore_index)
     mask = valid.unsqueeze(1)
@@ -65,7 +65,25 @@ def probabilities(
     else:
         probability = logits.softmax(dim=1)
         truth = torch.zeros_like(probability).scatter_(1, target.unsqueeze(1), mask.to(probability.dtype))
-    return probability.masked_fill(~mask, 0.0), truth, mask
+    return probability.masked_fill(~mask, 0.0), smoothed(truth, mask, label_smoothing), mask
+
+
+def smoothed(truth: torch.Tensor, mask: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """(1 − λ) y + λ / C of a one-hot truth y [N, C, H, W], C = 2 for one logit, at the pixels that count; else 0.
+
+    The label smoothing of Szegedy et al. (2016), λ their ε. With λ = 0 it is `truth` itself.
+    """
+    if label_smoothing == 0:
+        return truth
+    even = label_smoothing / max(2, truth.shape[1])
+    return ((1 - label_smoothing) * truth + even).masked_fill(~mask, 0.0)
+
+
+def check_smoothing(loss: str, label_smoothing: float) -> float:
+    """`label_smoothing` unless it is not in 0 to 1, 1 left out, which is a ConfigError."""
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(f"loss {loss}: label_smoothing {label_smoothing} must be 0 or more and below 1")
+    return label_smoothing
 
 
 def check_weights(loss: str, class_weights: Sequence[float] | None) -> tuple[float, ...] | None:

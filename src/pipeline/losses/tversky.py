@@ -17,6 +17,7 @@ def build(
     eps: float = 1e-5,
     class_weights: list[float] | None = None,
     ignore_index: int = 255,
+    label_smoothing: float = 0.0,
 ) -> nn.Module:
     """Tversky loss 1 − (1/C) Σ_c (TP_c + ε) / (TP_c + α FN_c + β FP_c + ε).
 
@@ -31,9 +32,10 @@ def build(
         eps: ε, above 0.
         class_weights: a weight per class for the mean over classes; None weighs all alike.
         ignore_index: one more value of the target that is ignored, besides 255.
+        label_smoothing: λ, 0 or more and below 1: y becomes (1 − λ) y + λ / C, with one logit (1 − λ) y + λ / 2.
 
     Raises:
-        ConfigError: when α, β, ε or a weight is out of range.
+        ConfigError: when α, β, ε, λ or a weight is out of range.
     """
     return Tversky(
         "tversky",
@@ -44,4 +46,5 @@ def build(
         eps=eps,
         class_weights=class_weights,
         ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
     )
