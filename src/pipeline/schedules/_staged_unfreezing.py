@@ -54,15 +54,11 @@ def _stage(raw: Any, place: str) -> dict[str, Any]:
     part, lr, epochs = raw.get("part", "all"), raw.get("lr"), raw.get("epochs")
     if part not in get_args(Part):
         raise _mistake(f"{place}: no part {part!r}; {choices(str(part), get_args(Part))}")
-    if not _is_number(lr) or not 0 < lr < math.inf:
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
         raise _mistake(f"{place}: lr must be a number above 0, got {lr!r}")
-    if epochs is not None and (not _is_number(epochs) or not isinstance(epochs, int) or epochs < 1):
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
         raise _mistake(f"{place}: epochs must be a whole number of 1 or more, got {epochs!r}")
     return {"part": part, "lr": float(lr), "epochs": epochs}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mistake(text: str) -> ConfigError:
