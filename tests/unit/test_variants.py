@@ -73,7 +73,8 @@ def test_a_variant_declares_constants_as_literals(monkeypatch: pytest.MonkeyPatc
 def test_defaults_fill_what_the_config_leaves_out() -> None:
     full = variants.check("models", "unet", {"width": 8}, "x")
     assert full["width"] == 8 and full["depth"] == 5 and full.keys() == variants.parameters("models", "unet").keys()
-    assert variants.check("losses", "jaccard", None, "x") == {"eps": 1e-5, "class_weights": None, "ignore_index": 255}
+    wanted = {"eps": 1e-5, "class_weights": None, "ignore_index": 255, "label_smoothing": 0.0}
+    assert variants.check("losses", "jaccard", None, "x") == wanted
     passed = variants.check("models", "smp", {"decoder_channels": [8, 4]}, "x")
     assert passed == {"arch": "Unet", "encoder": "resnet34", "weights": None, "decoder_channels": [8, 4]}
 
