@@ -8,6 +8,7 @@ include: "rules/acquire.smk"
 include: "rules/labels.smk"
 include: "rules/dataset.smk"
 include: "rules/train.smk"
+include: "rules/lr_range.smk"
 include: "rules/report.smk"
 include: "rules/figures.smk"
 

@@ -51,9 +51,10 @@ def asked_for(words):
     whole = any(
         word in ("all", "dataset", "runs") or "results/runs/" in word for word in words
     )
-    runs = [re.match(r"(?:.*/)?results/runs/([^/]+)/", word) for word in words]
+    runs = [re.match(r"(?:.*/)?results/(?:runs|lr_range)/([^/]+)/", word) for word in words]
+    tested = [word for word in words if "results/lr_range/" in word]
     figures = [word for word in words if word.startswith("results/figures/")]
-    if whole or not studies + data + figures:
+    if whole or not studies + data + figures + tested:
         studies += load_main().studies
     return list(dict.fromkeys(studies)), data, [match[1] for match in runs if match]
 
@@ -90,6 +91,15 @@ def check_data(target):
         )
 
 
+def check_run(name, words):
+    """ConfigError for a run that no study has, or a range test of one that has no learning rate."""
+    found = find_run(name, STUDIES)
+    if found.kind != "run" and any(f"results/lr_range/{name}/" in word for word in words):
+        raise ConfigError(
+            f"results/lr_range/{name}: {found.name} is a {found.kind} and has no learning rate; name a network's run"
+        )
+
+
 try:
     STUDIES, DATA, RUNS = asked_for(sys.argv[1:])
     for name in STUDIES:
@@ -97,7 +107,7 @@ try:
     for target in DATA:
         check_data(target)
     for name in RUNS:
-        find_run(name, STUDIES)
+        check_run(name, sys.argv[1:])
     ENGINE = "{}"
     if STUDIES or RUNS:
         ENGINE = canonical_json(load_main().engine.model_dump())
