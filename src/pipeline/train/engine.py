@@ -26,7 +26,7 @@ from pipeline.protocol import LAST, checkpoint_name
 from pipeline.schedules._stage import Stage
 from pipeline.train import state
 from pipeline.train.checkpoint import save_checkpoint
-from pipeline.train.display import Display
+from pipeline.train.display import Display, terminal
 from pipeline.train.feed import Feed
 from pipeline.train.history import write_history
 from pipeline.train.inference import Scaler, training_format
@@ -135,7 +135,10 @@ def _train(
     write_json(out / "run.json", facts)
     resumed = _resume(trainer, work, fingerprint, log)
     earlier = sum(row["seconds"] for row in learner.progress.history) if resumed else 0.0
-    with Loggers(options.loggers, run, spec, work=work, folder=logs, resumed=resumed, log=log) as loggers:
+    with (
+        trainer.display as display,
+        Loggers(options.loggers, run, spec, work=work, folder=logs, resumed=resumed, log=display.log) as loggers,
+    ):
         fit(trainer, state.Saver(work, fingerprint), loggers)
         loggers.end(learner.progress.epoch, learner.progress.best)
     _publish(trainer, out)
@@ -218,7 +221,7 @@ def prepare(
         counts=counts,
         search=search,
         facts=facts,
-        display=Display(settings["epochs"], len(joined.rows["train"]), log),
+        display=Display(settings["epochs"], len(joined.rows["train"]), log, terminal() if world.first else None),
     )
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[str, float]
-CHECK_S = 10.0  # between looks at the losses of an epoch under way on a GPU
 
 
 @dataclass
@@ -141,7 +140,7 @@ def _train(trainer: Trainer, epoch: int, stage: Stage) -> float:
     last = time.monotonic()
     for step, loss in enumerate(stepper.epoch(epoch, steps)):
         losses[step] = loss
-        look = cheap or time.monotonic() - last > CHECK_S
+        look = cheap or time.monotonic() - last > trainer.display.look_s
         if look and stepper.world.size == 1:
             _check_finite(trainer, epoch, steps, losses[checked : step + 1], checked)
             checked, last = step + 1, time.monotonic()
