@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -84,7 +84,7 @@ class Feed:
         """The chips at positions `at` [N] of `split`."""
         return _ready({kind: to_device(tensor, self.device) for kind, tensor in self._found(split, at).items()})
 
-    def batches(self, split: str, positions: Iterable[Array]) -> Iterator[Batch]:
+    def batches(self, split: str, positions: Iterable[Array]) -> Generator[Batch]:
         """A batch for each array of `positions`, in their order; the next is fetched while one is worked on.
 
         What goes wrong while fetching is raised here, as itself. Closing the generator stops the fetching.
@@ -132,7 +132,7 @@ def _ready(found: dict[str, torch.Tensor]) -> Batch:
     return {"image": image, "mask": found["mask"].long(), **extra}
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = AHEAD) -> Iterator[Made]:
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = AHEAD) -> Generator[Made]:
     """``make(item)`` for each item, in order; a thread makes the next `depth` meanwhile.
 
     Args:

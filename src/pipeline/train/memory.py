@@ -18,8 +18,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from pipeline.errors import RunError
 from pipeline.protocol import LAST
 
+CPU = torch.device("cpu")
 OPTIMIZER_COPIES = {"rmsprop": 1, "adam": 2, "adamw": 2, "sgd": 1}  # of the weights, in the optimiser's state
-CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "size calculation overflowed", "multiplication overflow")
+WORDS = (
+    "CUDA out of memory",
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "size calculation overflowed",
+    "multiplication overflow",
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,14 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that the memory of a device, or of the machine, ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_WORDS)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
 @contextmanager
-def network_fits(name: str, settings: dict[str, Any], total: int | None = None) -> Iterator[None]:
-    """While the block makes a network: RunError as soon as its weights cannot be trained in the machine's memory.
+def network_fits(
+    name: str, settings: dict[str, Any], device: torch.device = CPU, total: int | None = None
+) -> Iterator[None]:
+    """While the block makes a network: RunError as soon as its weights cannot be trained in the device's memory.
 
     Weights, gradients, the optimiser's state, the moving average and the kept checkpoints are counted, before the
     weights are filled with numbers: an exhausted machine kills the process without a word. What the activations take
@@ -99,9 +108,11 @@ def network_fits(name: str, settings: dict[str, Any], total: int | None = None) 
     Args:
         name: of the network.
         settings: of the run's training.
-        total: bytes of memory; None: the machine's.
+        device: that will train it.
+        total: bytes of its memory; None: as it says itself.
     """
-    total = host_memory().total if total is None else total
+    if total is None:
+        total = host_memory().total if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
     copies = 2 + _state_copies(settings) + (settings["ema"] is not None) + len({*settings["checkpoints"], LAST})
     made: list[weakref.ref[torch.Tensor]] = []
     size = 0
@@ -118,10 +129,15 @@ def network_fits(name: str, settings: dict[str, Any], total: int | None = None) 
         if size * copies > total:
             raise RunError(
                 f"model {name}: more than {size / 4e9:.1f} billion weights, {size * copies / 1e9:.0f} GB with "
-                f"gradients, the state of {settings['optimizer']} and checkpoints; this machine has {total / 1e9:.0f} "
+                f"gradients, the state of {settings['optimizer']} and checkpoints; the device has {total / 1e9:.0f} "
                 "GB: take a smaller network"
             )
 
+    filling: Any = torch.utils.deterministic
+    fills, filling.fill_uninitialized_memory = (
+        filling.fill_uninitialized_memory,
+        False,
+    )  # memory is taken up when it is written to
     hook = register_module_parameter_registration_hook(count)
     try:
         yield
@@ -133,6 +149,7 @@ def network_fits(name: str, settings: dict[str, Any], total: int | None = None) 
         ) from None
     finally:
         hook.remove()
+        filling.fill_uninitialized_memory = fills
 
 
 def _state_copies(settings: dict[str, Any]) -> int:

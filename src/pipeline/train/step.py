@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 
 from pipeline.augment._transform import Transform
 from pipeline.errors import RunError
+from pipeline.train import compiling, memory
 from pipeline.train.feed import Batch, Feed
 from pipeline.train.inference import Scaler, main_logits
 from pipeline.train.objective import Objective
+from pipeline.train.residency import to_device
 from pipeline.train.state import Learner
 from pipeline.train.sync_norm import merge_statistics
 from pipeline.train.world import World
@@ -77,14 +79,45 @@ class Stepper:
     idle: bool = False
 
     def epoch(self, epoch: int, steps: list[list[Part]]) -> Iterator[torch.Tensor]:
-        """Take the steps of an epoch; gives each step's loss [], on the device: the processes' mean is the batch's."""
+        """Take the steps of an epoch; gives each step's loss [], on the device: the processes' mean is the batch's.
+
+        Raises:
+            RunError: when memory runs out, with what would have fitted, and when torch.compile fails.
+        """
         mine = [self.world.share(parts) for parts in steps]
-        batches = self.feed.batches("train", (part.at for parts in mine for part in parts))
         network = self.world.wrap(self.network, self.idle)  # anew, so that a resumed run meets as an undisturbed one
-        for whole, parts in zip(steps, mine, strict=True):
-            chips = sum(len(part.at) for part in whole)
-            yield self._step(network, epoch, parts, [next(batches) for _ in parts], chips)
-        self._gather(steps)
+        with closing(self.feed.batches("train", (part.at for parts in mine for part in parts))) as batches:
+            for whole, parts in zip(steps, mine, strict=True):
+                chips = sum(len(part.at) for part in whole)
+                try:
+                    loss = self._step(network, epoch, parts, [next(batches) for _ in parts], chips)
+                except (MemoryError, RuntimeError) as error:
+                    if memory.ran_out(error):
+                        break  # out of the frames whose tensors fill the memory
+                    failure = compiling.failure(error)
+                    if failure is None:
+                        raise
+                    raise failure from None
+                yield loss
+            else:
+                self._gather(steps)
+                return
+        raise self._too_much(epoch, parts)
+
+    def _too_much(self, epoch: int, parts: list[Part]) -> RunError:
+        """What to say of a step whose `parts` took too much memory, by taking it in smaller ones, not compiled."""
+        chips, size = max(len(part.at) for part in parts), self.settings["batch_size"]
+        if self.world.size > 1:  # the others wait in the middle of the step
+            return RunError(f"the memory ran out with {chips} chips at once: set a smaller micro_batch than {chips}")
+        at = np.concatenate([part.at for part in parts])
+
+        def attempt(few: int) -> None:
+            tried = parts_of(at[: 2 * few], 2 * few, few)[0]
+            for _ in range(2):  # the optimiser's state is there after the first
+                batches = [self.feed.batch("train", part.at) for part in tried]
+                self._step(self.learner.model, epoch, tried, batches, size)
+
+        return memory.advice(attempt, size, chips)
 
     def _step(
         self, network: torch.nn.Module, epoch: int, parts: list[Part], batches: list[Batch], chips: int
@@ -151,7 +184,7 @@ class Stepper:
         counted = mask != IGNORE
         predicted = logits.argmax(dim=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
         wrong = ((predicted != mask) & counted).sum(dim=(1, 2))
-        at = torch.from_numpy(part.at).to(mask.device, non_blocking=True)
+        at = to_device(part.at, mask.device)
         self.learner.errors[at] = wrong / counted.sum(dim=(1, 2)).clamp(min=1)
 
 
@@ -165,7 +198,7 @@ def flip(batch: Batch, rng: np.random.Generator) -> Batch:
             at = np.flatnonzero((turns == turn) & (mirror == mirrored))
             if not len(at) or not (turn or mirrored):
                 continue
-            index = torch.from_numpy(at).to(batch["mask"].device, non_blocking=True)
+            index = to_device(at, batch["mask"].device)
             for name, tensor in batch.items():
                 turned = torch.rot90(tensor[index], turn, (-2, -1))
                 found[name][index] = turned.flip(-1) if mirrored else turned

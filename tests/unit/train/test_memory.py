@@ -172,7 +172,7 @@ def test_copies_of_the_weights_that_a_training_needs(changes: dict[str, object],
         two_layers()
     with (
         pytest.raises(RunError, match=r"model x: more than .* take a smaller network"),
-        network_fits("x", settings(**changes), size - 1),
+        network_fits("x", settings(**changes), total=size - 1),
     ):
         two_layers()
 

@@ -1,0 +1,27 @@
+"""How a device computes: bit-equal repetition, or the fastest kernels."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def set_numerics(device: torch.device, deterministic: bool) -> None:
+    """Choose torch's kernels for a run; call it before anything is on the device.
+
+    The CPU always repeats bit by bit. A GPU does so where it is asked to: operations without such a kernel then raise
+    an error; otherwise the fastest convolutions are found by trying. TF32 stays as torch has it: convolutions of
+    float32 use it on a GPU, matrix products do not; it repeats bit by bit.
+
+    Args:
+        device: that computes.
+        deterministic: of the run's settings.
+    """
+    gpu = device.type != "cpu"
+    torch.use_deterministic_algorithms(deterministic or not gpu)
+    if gpu:
+        torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first product is computed
