@@ -12,6 +12,7 @@ os.environ["PATH"] = (
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
 )
+os.environ["PIPELINE_NO_BAR"] = "1"  # jobs share the terminal: lines alone
 
 from pipeline import variants
 from pipeline.config import (
