@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.columns import read_columns
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, write_json
 
@@ -61,13 +62,13 @@ class Blocks:
     def load(table: Path) -> Blocks:
         """Read what `save` wrote."""
         try:
-            content = pq.read_table(table)
-            meta = json.loads(content.schema.metadata[b"blocks"])
+            columns, metadata = read_columns(table)
+            meta = json.loads(metadata[b"blocks"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the split {table} cannot be read ({error}); delete it and build it again") from None
         codes = np.full(meta["shape"], NONE, np.uint8)
-        split = np.array([SPLITS.index(name) for name in content.column("split").to_pylist()], np.uint8)
-        codes[np.asarray(content.column("block_row")), np.asarray(content.column("block_col"))] = split
+        split = np.array([SPLITS.index(name) for name in columns["split"]], np.uint8)
+        codes[columns["block_row"], columns["block_col"]] = split
         return Blocks(codes, meta["size_px"], meta["origin_px"], (meta["buffer_px"][0], meta["buffer_px"][1]))
 
 

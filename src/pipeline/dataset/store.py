@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.columns import read_columns
 from pipeline.errors import DataError
 from pipeline.files import atomic_folder, read_json, write_json
 
@@ -41,12 +42,11 @@ class ChipStore:
             meta = read_json(folder / "store.json")
             chips = np.load(folder / "chips.npy", mmap_mode="r", allow_pickle=False)
             bits = np.load(folder / "valid.npy", mmap_mode="r", allow_pickle=False)
-            table = pq.read_table(folder / "index.parquet")
+            index, _ = read_columns(folder / "index.parquet")
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise DataError(
                 f"the chip store {folder} cannot be read ({error}); delete the folder and cut it again"
             ) from None
-        index = {name: np.asarray(table.column(name)) for name in table.column_names}
         if not len(chips) == len(bits) == len(index["chip_id"]) == meta["chips"]:
             raise DataError(f"the chip store {folder} is inconsistent: delete the folder and cut it again")
         return ChipStore(folder, chips, bits, index, meta)
