@@ -26,6 +26,7 @@ from pipeline.protocol import LAST, checkpoint_name
 from pipeline.schedules._stage import Stage
 from pipeline.train import state
 from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.compiling import compiled, share_cache
 from pipeline.train.display import Display, terminal
 from pipeline.train.feed import Feed
 from pipeline.train.history import write_history
@@ -34,6 +35,8 @@ from pipeline.train.launch import processes
 from pipeline.train.lock import run_lock
 from pipeline.train.loggers import Loggers, check_loggers
 from pipeline.train.loop import Trainer, fit
+from pipeline.train.memory import network_fits
+from pipeline.train.numerics import set_numerics
 from pipeline.train.objective import Objective
 from pipeline.train.optimizers import make_optimizer
 from pipeline.train.options import Options
@@ -187,21 +190,21 @@ def prepare(
     settings = train_settings(spec)
     torch.set_num_threads(settings["threads"])
     world = world or World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if world.device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+    set_numerics(world.device, settings["deterministic"])
     joined = join(data, spec["data"])
     learner, scaler, facts = _learner(spec, settings, joined, world)
     objective = Objective(spec["loss"], settings["epochs"], world.device)
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     with world.in_turn():
         extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
-    feed, counts = Feed(joined, extra, world.device, options.residency), class_counts(joined)
+    feed = Feed(joined, extra, world.device, options.residency, runs=options.runs_per_gpu, log=log)
+    counts = class_counts(joined)
     search = WeightSearch(objective.search, settings["epochs"], settings["patience"]) if objective.search else None
     if search is not None and search.never is not None:
         log(search.never)
     stepper = Stepper(
         learner=learner,
-        network=learner.model,
+        network=_network(learner.model, settings, world, data),
         feed=feed,
         scaler=scaler,
         objective=objective,
@@ -248,12 +251,12 @@ def _learner(
     offset, scale = scaling(joined, spec["data"]["normalize"])
     bands = int(joined.images.chips.shape[1])
     torch.manual_seed(spec["seed"])
-    model = models.create(
-        spec["model"]["name"], in_channels=bands, classes=len(joined.classes), **spec["model"]["params"]
-    )
-    prepare_norms(model, world, settings["sync_batch_norm"])
-    memory_format = training_format(model, world.device, settings["precision"])
-    model = model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    name, params = spec["model"]["name"], spec["model"]["params"]
+    with network_fits(name, settings, world.device):
+        model = models.create(name, in_channels=bands, classes=len(joined.classes), **params)
+        prepare_norms(model, world, settings["sync_batch_norm"])
+        memory_format = training_format(model, world.device, settings["precision"])
+        model = model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
     learner = state.Learner(
         model=model,
         optimizer=make_optimizer(model, settings, world.device),
@@ -272,6 +275,14 @@ def _learner(
         "resize_px": spec["data"].get("resize_px"),
     }
     return learner, Scaler.of(offset, scale, world.device, memory_format), facts
+
+
+def _network(model: torch.nn.Module, settings: dict[str, Any], world: World, data: Path) -> torch.nn.Module:
+    """The network as training calls it: compiled where the settings say so, with the cache of the project."""
+    if not settings["compile"]:
+        return model
+    share_cache(data.parent / "cache" / "compile")
+    return compiled(model, world.device, graphs=settings["micro_batch"] is None and world.size == 1)
 
 
 def _average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
