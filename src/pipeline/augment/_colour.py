@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.augment._colour_ranges import check_bands, check_between
+from pipeline.augment._ranges import check_bands, check_between, check_probability
 
 
 def check(
@@ -21,7 +21,7 @@ def check(
     """ConfigError for a number out of range and for bands that are none."""
     check_between("colour", 0, 1, brightness=brightness, contrast=contrast, saturation=saturation)
     check_between("colour", 0, 180, hue_degrees=hue_degrees)
-    check_between("colour", 0, 1, probability=probability)
+    check_probability("colour", probability)
     check_bands("colour", "rgb", rgb, 3)
     if bands is not None:
         check_bands("colour", "bands", bands)

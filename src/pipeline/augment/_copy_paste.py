@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.augment._colour_ranges import check_between
+from pipeline.augment._ranges import check_probability
 from pipeline.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def check(
     **_: Any,
 ) -> None:
     """ConfigError for a number out of range and for classes that are no names, or none."""
-    check_between("copy_paste", 0, 1, probability=probability)
+    check_probability("copy_paste", probability)
     for name, value, least in (
         ("surroundings_px", surroundings_px, 0),
         ("shift_px", shift_px, 0),

@@ -205,7 +205,7 @@ def test_values_that_clipping_would_change_are_one_line(top: float, wrong: float
         ({"brightness": 1.5}, "brightness 1.5 must be 0 to 1"),
         ({"contrast": -0.1}, "contrast -0.1 must be 0 to 1"),
         ({"hue_degrees": 181.0}, "hue_degrees 181 must be 0 to 180"),
-        ({"probability": 2.0}, "probability 2 must be 0 to 1"),
+        ({"probability": 2.0}, "probability must be 0 to 1, got 2"),
         ({"rgb": [1, 2]}, "rgb must be 3 different bands, counted from 1"),
         ({"rgb": [1, 2, 2]}, "rgb must be 3 different bands"),
         ({"rgb": [0, 1, 2]}, "counted from 1; got"),

@@ -260,7 +260,7 @@ def test_errors_are_one_line() -> None:
         ({"classes": []}, "classes must be names of different classes"),
         ({"classes": ["rock", "rock"]}, "classes must be names of different classes"),
         ({"classes": [4]}, "classes must be names of different classes"),
-        ({"probability": -1.0}, "probability -1 must be 0 to 1"),
+        ({"probability": -1.0}, "probability must be 0 to 1, got -1"),
         ({"surroundings_px": -1}, "surroundings_px -1 must be 0 or more"),
         ({"shift_px": -2}, "shift_px -2 must be 0 or more"),
         ({"donors": 0}, "donors 0 must be 1 or more"),

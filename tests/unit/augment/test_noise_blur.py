@@ -119,7 +119,7 @@ def test_a_chip_smaller_than_the_kernel_is_blurred_as_far_as_it_goes() -> None:
         ("noise", {"salt_and_pepper": -1.0}, "salt_and_pepper -1 must be 0 to 1"),
         ("blur", {"sigma_min_px": -1.0}, "sigma_min_px -1 must be 0 to 100"),
         ("blur", {"sigma_min_px": 3.0}, "sigma_min_px 3 must be no more than sigma_max_px 2"),
-        ("blur", {"probability": 1.5}, "probability 1.5 must be 0 to 1"),
+        ("blur", {"probability": 1.5}, "probability must be 0 to 1, got 1.5"),
     ],
 )
 def test_parameters_that_do_not_fit(name: str, params: dict[str, Any], words: str) -> None:
