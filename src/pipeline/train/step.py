@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,10 @@ def parts_of(order: Array, batch_size: int, micro_batch: int | None, devices: in
         devices: that share each batch.
 
     Raises:
-        RunError: for fewer chips than devices.
+        RunError: for no chip at all, and for fewer chips than devices.
     """
+    if not len(order):
+        raise RunError("train.sampler has chosen no training chip")
     size = min(batch_size, len(order))
     if size < devices:
         raise RunError(f"{size} training chips cannot be shared by devices: {devices}; lower train.devices")
@@ -90,7 +93,7 @@ class Stepper:
             for whole, parts in zip(steps, mine, strict=True):
                 chips = sum(len(part.at) for part in whole)
                 try:
-                    loss = self._step(network, epoch, parts, [next(batches) for _ in parts], chips)
+                    loss = self._step(network, epoch, parts, islice(batches, len(parts)), chips)
                 except (MemoryError, RuntimeError) as error:
                     if memory.ran_out(error):
                         break  # out of the frames whose tensors fill the memory
@@ -120,7 +123,7 @@ class Stepper:
         return memory.advice(attempt, size, chips)
 
     def _step(
-        self, network: torch.nn.Module, epoch: int, parts: list[Part], batches: list[Batch], chips: int
+        self, network: torch.nn.Module, epoch: int, parts: list[Part], batches: Iterable[Batch], chips: int
     ) -> torch.Tensor:
         optimizer, average = self.learner.optimizer, self.learner.average
         optimizer.zero_grad(set_to_none=True)
@@ -147,9 +150,10 @@ class Stepper:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            size = self.settings["batch_size"]
+            setting = "batch_size" if self.settings["micro_batch"] is None else "micro_batch"
             raise RunError(
-                f"batch norm has one value per channel at batch_size {size} with these chips; take a larger batch_size"
+                f"batch norm has one value per channel at {setting} {self.settings[setting]} with these chips; "
+                f"take a larger {setting}"
             ) from None
         if self.watch_errors:
             self._note_errors(part, main_logits(output).detach(), batch["mask"])
