@@ -26,9 +26,13 @@ def score_names(classes: list[str]) -> list[str]:
 
 
 def monitored(settings: dict[str, Any]) -> str:
-    """The column of the history that early stopping watches; of a metric of the family it is ``val_<name>``."""
+    """The column of the history that early stopping watches; of a metric of the family it is ``val_monitor``.
+
+    A name of its own, since such a metric may be called as a score that the history has anyway: `mean_iou` without a
+    class is not the mean IoU.
+    """
     monitor = settings["monitor"]
-    return monitor if isinstance(monitor, str) else f"val_{monitor['name']}"
+    return monitor if isinstance(monitor, str) else f"val_{MONITOR}"
 
 
 def followed(settings: dict[str, Any]) -> str | None:
@@ -45,9 +49,8 @@ def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> 
         classes: of the region.
         place: opens every message.
     """
-    known, monitor = score_names(classes), settings["monitor"]
-    if isinstance(monitor, str) and monitor not in known:
-        raise ConfigError(f"{place}.monitor: no score {monitor!r}; {choices(monitor, known)}")
+    known = score_names(classes)
+    _check_monitor(settings["monitor"], classes, f"{place}.monitor")
     columns = [*known, monitored(settings)]
     if followed(settings) not in (None, *columns):
         name = settings["schedule"]["name"]
@@ -67,6 +70,26 @@ def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> 
     if devices > 1 and (size % devices if micro is None else parts % devices):
         unit = f"batch_size {size}" if micro is None else f"the {parts} parts of a batch (batch_size / micro_batch)"
         raise ConfigError(f"{place}.devices {devices} must divide {unit}")
+
+
+def _check_monitor(monitor: Any, classes: list[str], place: str) -> None:
+    """ConfigError for what early stopping cannot watch: no score of the history, no metric of counts, best where 0."""
+    if isinstance(monitor, str):
+        known = score_names(classes)
+        if monitor not in known:
+            raise ConfigError(f"{place}: no score {monitor!r}; {choices(monitor, known)}")
+        return
+    name, params = monitor["name"], monitor["params"]
+    if variants.declared("metrics", name, "NEEDS") != "counts":
+        raise ConfigError(f"{place}: {name!r} is no metric of confusion counts")
+    if variants.declared("metrics", name, "BEST") == 0:
+        raise ConfigError(f"{place}: {name!r} is best where it is lowest; early stopping takes a metric that rises")
+    left_out = params.get("leave_out") or []
+    for label in left_out:
+        if label not in classes:
+            raise ConfigError(f"{place}: {name}.leave_out: no class {label!r}; {choices(str(label), classes)}")
+    if set(left_out) == set(classes):
+        raise ConfigError(f"{place}: {name}.leave_out names all classes; leave one at least")
 
 
 def check_schedule(model: str, settings: dict[str, Any], place: str) -> None:

@@ -166,8 +166,6 @@ def _resolved_train(raw: dict[str, Any], region: str, place: str, root: Path) ->
     settings["augment"] = [_entry("augment", entry, f"{place}.augment") for entry in raw["augment"]]
     if isinstance(raw["monitor"], dict):
         settings["monitor"] = _entry("metrics", raw["monitor"], f"{place}.monitor")
-        if variants.declared("metrics", settings["monitor"]["name"], "NEEDS") != "counts":
-            raise ConfigError(f"{place}.monitor: {settings['monitor']['name']!r} is no metric of confusion counts")
     for _, entry in train_variants(settings):
         _check_left_out(entry["params"].get("classes"), region, f"{place}: {entry['name']}.classes", root, whole=True)
     names = load_classes(load_region(region, root).classes, root).names
