@@ -35,11 +35,18 @@ class Flips(Transform):
             raise RunError(f"augmentation flips: quarter_turns need square chips, got {height} x {width} px")
         chips, device = len(batch["mask"]), batch["mask"].device
         which = torch.randint(1, self.symmetries, (chips,)) * picked(chips, self.probability)
-        return {name: self._moved(tensor, which.to(device, non_blocking=True)) for name, tensor in batch.items()}
+        found = {name: tensor.clone() for name, tensor in batch.items()}
+        for symmetry in range(1, self.symmetries):
+            rows = torch.nonzero(which == symmetry)[:, 0]
+            if len(rows):
+                at = rows.to(device, non_blocking=True)
+                for name, tensor in batch.items():
+                    found[name].index_copy_(0, at, _moved(tensor.index_select(0, at), symmetry))
+        return found
 
-    def _moved(self, tensor: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        which = which.view(-1, *[1] * (tensor.ndim - 1))
-        if self.symmetries > 4:
-            tensor = torch.where((which & 4) > 0, tensor.transpose(-2, -1), tensor)
-        tensor = torch.where((which & 1) > 0, tensor.flip(-1), tensor)
-        return torch.where((which & 2) > 0, tensor.flip(-2), tensor)
+
+def _moved(tensor: torch.Tensor, symmetry: int) -> torch.Tensor:
+    """A tensor [..., H, W] transposed (4), then mirrored in x (1) and y (2), by the bits of `symmetry`."""
+    if symmetry & 4:
+        tensor = tensor.transpose(-2, -1)
+    return tensor.flip([axis for bit, axis in ((1, -1), (2, -2)) if symmetry & bit])

@@ -36,18 +36,9 @@ class RandomCrop(Transform):
                 f"augmentation random_crop: px {self.px} is more than the chips' {min(height, width)} px; "
                 "take a smaller px, or cut larger chips (chips: {px: …} of the region)"
             )
-        window = torch.arange(self.px)
-        rows, columns = (
-            (torch.randint(0, size - self.px + 1, (chips, 1)) + window).to(batch["mask"].device, non_blocking=True)
-            for size in (height, width)
-        )
-        return {name: _taken(tensor, rows, columns) for name, tensor in batch.items()}
+        rows, columns = (torch.randint(0, size - self.px + 1, (chips,)).tolist() for size in (height, width))
+        return {name: self._windows(tensor, rows, columns) for name, tensor in batch.items()}
 
-
-def _taken(tensor: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Pixels of a tensor [N, ..., H, W] at `rows` and `columns` [N, px]."""
-    chips, px = rows.shape
-    planes = tensor.reshape(chips, -1, *tensor.shape[-2:])
-    each, plane = (torch.arange(size, device=tensor.device) for size in planes.shape[:2])
-    taken = planes[each.view(-1, 1, 1, 1), plane.view(1, -1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]]
-    return taken.reshape(*tensor.shape[:-2], px, px)
+    def _windows(self, tensor: torch.Tensor, rows: list[int], columns: list[int]) -> torch.Tensor:
+        chips = zip(tensor, rows, columns, strict=True)
+        return torch.stack([chip[..., row : row + self.px, column : column + self.px] for chip, row, column in chips])
