@@ -32,6 +32,7 @@ from pipeline.train.options import Options
 LEAST_STEPS = 100  # of a test, also where an epoch is shorter
 SMOOTHED = 0.05  # of the steps: the span of the mean of losses
 SLOPED = 0.1  # of the steps: the length of the line whose slope counts
+LEAST_SLOPE = 1e-9  # per decade, of the largest loss: less is rounding
 DIVERGED = 4.0  # times its minimum, where the smoothed loss ends the test
 SKIPPED = 0.1  # of the steps, at the begin, where the mean is of too few losses for a slope
 
@@ -122,7 +123,7 @@ def findings(curve: Curve) -> dict[str, Any]:
     middles = range(first, min(lowest, len(smoothed) - 1 - half) + 1)
     slopes = [_slope(decades[at - half : at + half + 1], smoothed[at - half : at + half + 1]) for at in middles]
     steepest = int(np.argmin(slopes)) if slopes else 0
-    found = bool(slopes) and slopes[steepest] < 0
+    found = bool(slopes) and slopes[steepest] < -LEAST_SLOPE * float(np.abs(smoothed).max())
     how = f"the smoothed loss falls most steeply per decade of lr (a line through {2 * half + 1} steps)"
     return {
         "suggested_lr": curve.lr[middles[steepest]] if found else None,
