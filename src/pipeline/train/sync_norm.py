@@ -53,15 +53,15 @@ def merge_statistics(model: nn.Module, average: nn.Module | None, world: World) 
     """
     if world.size == 1:
         return
-    learnt = {name: layer for name, layer in model.named_modules() if layer.training}
+    learnt = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm) and layer.training}
     buffers, weighted = [], []
     for network in (model, *([] if average is None else [average])):
         for name, layer in network.named_modules():
-            if name in learnt and type(layer) not in SYNCHRONISED and isinstance(layer, _BatchNorm):
+            if name in learnt and isinstance(layer, _BatchNorm) and type(layer) not in SYNCHRONISED:
                 for buffer in (layer.running_mean, layer.running_var):
                     if buffer is not None:
                         buffers.append(buffer)
-                        weighted.append(buffer.double() * _weight(layer.momentum, world))
+                        weighted.append(buffer.double() * _weight(learnt[name].momentum, world))
     if not buffers:
         return
     merged = torch.split(world.summed(torch.cat(weighted)), [len(buffer) for buffer in buffers])

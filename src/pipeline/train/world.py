@@ -75,6 +75,14 @@ class World:
         distributed.all_reduce(total)
         return total
 
+    def gathered(self, mine: torch.Tensor, at: range, items: int) -> torch.Tensor:
+        """Values of all `items` [items, ...] of which this process has `mine` [n, ...] at the positions `at`."""
+        if self.size == 1:
+            return mine
+        every = torch.zeros(items, *mine.shape[1:], dtype=mine.dtype, device=self.device)
+        every[at.start : at.stop] = mine
+        return self.summed(every)
+
     def agreed(self, value: Value) -> Value:
         """What process 0 calls it with, in all; also a place where all wait for each other."""
         if self.size == 1:
