@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +142,7 @@ class _Team:
         """
         assert other.process.stdout is not None
         for line in other.process.stdout:
-            with self._changed:
+            with self._changed, suppress(ValueError):  # half a line of one that was killed
                 other.said |= json.loads(line)
                 self._changed.notify_all()
         status = other.process.wait()
@@ -164,7 +164,7 @@ class _Other:
         self.status: int | None = None
         with open(words, "wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.train.launch"],
+                [sys.executable, "-P", "-m", "pipeline.train.launch"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -180,11 +180,9 @@ class _Other:
     def tell(self, line: str) -> None:
         """Write a line to it; one that has ended is noticed elsewhere."""
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.write(line)
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def importance(self) -> int:
         """Low for causes, high for consequences: the others of a process that dies lose their connection."""

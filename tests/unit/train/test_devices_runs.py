@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,10 +129,34 @@ def test_a_loss_that_is_not_finite_is_said_once(region: Path, tmp_path: Path) ->
     assert children(os.getpid()) == []
 
 
+def failing_job(region: Path, work: Path) -> dict[str, Any]:
+    """That process 1 cannot do, and process 0 does not try."""
+    spec = a_spec(devices=2) | {"loss": {"name": "nonsense", "params": {}}}
+    return {"spec": spec, "hashes": {}, "data": str(region), "work": str(work), "options": {}}
+
+
 def test_what_fails_in_another_process_alone_is_the_errors_line(region: Path, tmp_path: Path) -> None:
-    job = {"spec": a_spec(devices=2) | {"loss": {"name": "nonsense", "params": {}}}, "hashes": {}, "data": str(region)}
-    job |= {"work": str(tmp_path), "options": {}}
+    job = failing_job(region, tmp_path)
     with pytest.raises(RunError, match="nonsense") as caught, processes(job, 2, tmp_path, print) as world:
         world.agreed(None)
     assert "\n" not in str(caught.value)
     assert children(os.getpid()) == []
+
+
+STUCK = """
+import json, sys, time
+from pathlib import Path
+from pipeline.train import launch
+launch.GRACE_S = 0.5
+with launch.processes(json.loads(sys.argv[1]), 2, Path(sys.argv[2]), lambda line: print(line, flush=True)):
+    time.sleep(120)
+"""
+
+
+def test_a_job_that_does_not_notice_a_dead_process_is_ended(region: Path, tmp_path: Path) -> None:
+    """As one that waits on its GPU for a process that is no more."""
+    command = [sys.executable, "-c", STUCK, json.dumps(failing_job(region, tmp_path)), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == 1 and done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("error: ") and "nonsense" in line
