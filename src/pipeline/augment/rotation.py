@@ -7,8 +7,6 @@ from typing import Literal
 from pipeline.augment._geometry import Centre, centres, picked, turned, uniform, warp
 from pipeline.augment._transform import Batch, Transform
 
-SMALL = {"max_degrees": 180.0}
-
 
 def build(
     *,
