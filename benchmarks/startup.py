@@ -11,6 +11,7 @@ well. On a GPU in bf16 under torch.compile, after one run that fills the compile
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import json
@@ -27,7 +28,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 3
-NETWORKS: dict[str, dict[str, Any]] = {"unet": {"bn_momentum": 0.1}, "smp": {}}
 BOUNDS = {("cpu", "unet"): 5.0, ("cpu", "smp"): 9.0, ("cuda", "unet"): 15.0, ("cuda", "smp"): 15.0}
 SETTINGS: dict[str, dict[str, Any]] = {  # chips of 32 px on a CPU: the steps are not what is measured
     "cpu": {"px": 32, "batch_size": 4, "precision": "fp32", "compile": False},
@@ -97,13 +97,13 @@ def _steps(inner: Callable[..., Iterator[Any]], taken: Parts) -> Callable[..., I
 # --- in the process that measures ----------------------------------------------------------------------------------
 
 
-def measure(network: str, device: str, folder: Path, data: Path) -> tuple[Parts, float]:
+def measure(network: str, device: str, folder: Path) -> tuple[Parts, float]:
     """The parts of one training, "whole" among them without its steps, and the seconds of the evaluation."""
     from benchmarks.training_data import a_run
 
     settings = {key: value for key, value in SETTINGS[device].items() if key != "px"}
-    spec = a_run({"name": network, "params": NETWORKS[network]}, **settings, epochs=1)
-    out, work = folder / "out", folder / "work"
+    spec = a_run({"name": network, "params": {}}, **settings, epochs=1)
+    data, out, work = folder / "data", folder / "out", folder / "work"
     for path in (out, work):
         shutil.rmtree(path, ignore_errors=True)
     paths = ["--data", str(data), "--work", str(work)]
@@ -149,32 +149,50 @@ def table(trained: dict[str, list[Parts]], scored: dict[str, list[float]], devic
     return fine
 
 
+def device_here() -> str:
+    """cuda or cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def drawn(device: str) -> Iterator[Path]:
+    """A folder with the few chips that a measured run trains on, below ``data``."""
+    from benchmarks.training_data import write_store
+
+    setting = SETTINGS[device]
+    with tempfile.TemporaryDirectory() as place:
+        write_store(Path(place) / "data", setting["px"], STEPS * setting["batch_size"], setting["batch_size"])
+        yield Path(place)
+
+
+def fixed_cost(network: str, rounds: int) -> float:
+    """The fixed cost of a run of `network` and of its evaluation in seconds, the least of the rounds.
+
+    On a GPU a run before them fills the compile cache.
+    """
+    device = device_here()
+    with drawn(device) as folder:
+        found = [measure(network, device, folder) for _ in range(rounds + SETTINGS[device]["compile"])]
+    return min(parts["whole"] + scored for parts, scored in found[-rounds:])
+
+
 def main() -> None:
     """Print the table; exit 1 when a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=("unet", "smp"))
     options = parser.parse_args()
-    import torch
-
-    from benchmarks.training_data import write_store
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     there = importlib.util.find_spec("segmentation_models_pytorch") is not None
-    networks = [name for name in options.networks if name != "smp" or there]
-    setting = SETTINGS[device]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_store(folder / "data", setting["px"], STEPS * setting["batch_size"], setting["batch_size"])
-        where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-        print(f"{where}, torch {torch.__version__}; {', '.join(f'{key} {value}' for key, value in setting.items())}\n")
-        if setting["compile"]:
+    networks = [name for name in options.networks or ("unet", "smp") if name != "smp" or there]
+    with drawn(device) as folder:
+        print(f"{device}; {', '.join(f'{key} {value}' for key, value in SETTINGS[device].items())}\n")
+        if SETTINGS[device]["compile"]:
             for name in networks:
-                first, _ = measure(name, device, folder, folder / "data")
-                print(f"`{name}`, the compile cache empty: {first['whole']:.1f} s\n")
-        rounds = [
-            {name: measure(name, device, folder, folder / "data") for name in networks} for _ in range(options.rounds)
-        ]
+                print(f"`{name}`, the compile cache empty: {measure(name, device, folder)[0]['whole']:.1f} s\n")
+        rounds = [{name: measure(name, device, folder) for name in networks} for _ in range(options.rounds)]
     if not there:
         print("Left out: segmentation-models-pytorch is not installed.\n")
     trained = {name: [one[name][0] for one in rounds] for name in networks}
