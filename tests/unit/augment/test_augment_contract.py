@@ -144,7 +144,9 @@ def test_the_image_stays_with_its_mask(name: str) -> None:
         for image, mask in zip(moved["image"].mean(dim=1), moved["mask"].float(), strict=True):
             if image.std() > 0 and mask.std() > 0:
                 found.append(torch.corrcoef(torch.stack([image.flatten(), mask.flatten()]))[0, 1].abs())
-    assert len(found) > 5 * CHIPS and torch.stack(found).mean() > 0.8  # some 0.6 where one of two images moves alone
+    assert (
+        len(found) > 5 * CHIPS and torch.stack(found).mean() > 0.8
+    )  # 0.67 where half of the images are mirrored alone
 
 
 def test_batches_without_extra_targets(name: str) -> None:
