@@ -30,11 +30,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Write ``metrics.json``, ``confusion.parquet`` and ``predictions/`` of the trained run in folder `run`.
 
-    The checkpoints that the run's setting `checkpoints` names are scored on every chip of val and test; predictions of
-    the test chips are kept per checkpoint as ``predictions/test-<checkpoint>.npy``, the histograms of both splits'
-    probabilities [C, 2, B] as ``predictions/probabilities-<checkpoint>.npz``. Of chips that the run shrinks, counts and
-    scores are over the shrunk pixels, the kept predictions of the size of the chips. The resume state in the folder
-    `work` is deleted: the run is complete. Returns the content of metrics.json.
+    The checkpoints that the run's setting `checkpoints` names are scored on every chip of val and test, those left out
+    whose score was never a number; predictions of the test chips are kept per checkpoint as
+    ``predictions/test-<checkpoint>.npy``, the histograms of both splits' probabilities [C, 2, B] as
+    ``predictions/probabilities-<checkpoint>.npz``. Of chips that the run shrinks, counts and scores are over the shrunk
+    pixels, the kept predictions of the size of the chips. The resume state in the folder `work` is deleted: the run is
+    complete. Returns the content of metrics.json.
     """
     facts = read_json(run / "run.json")
     spec = facts["spec"]
@@ -45,12 +46,11 @@ def evaluate(
     objective = Objective(spec["loss"], settings["epochs"], device)
     objective.for_validation()
     feed = Feed(joined, ExtraTargets(objective.derive, len(joined.classes)), device, options.residency)
+    names = facts.get("checkpoints", [checkpoint_name(kept) for kept in settings["checkpoints"]])
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []
     with atomic_folder(run / "predictions") as folder:
-        for path in (
-            run / "checkpoints" / f"{name}.safetensors" for name in map(checkpoint_name, settings["checkpoints"])
-        ):
+        for path in (run / "checkpoints" / f"{name}.safetensors" for name in names):
             model, stored = load_checkpoint(path)
             scaler = Scaler.of(stored["offset"], stored["scale"], device)
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

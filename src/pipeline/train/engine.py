@@ -21,6 +21,7 @@ from pipeline.augment._transform import Batch, Source
 from pipeline.dataset.joined import Joined, class_counts, data_hashes, join, scaling, top_value
 from pipeline.dataset.targets import store_targets
 from pipeline.defaults import train_settings
+from pipeline.errors import RunError
 from pipeline.files import atomic_folder, canonical_json, read_json, write_json
 from pipeline.protocol import LAST, checkpoint_name
 from pipeline.schedules._stage import Stage
@@ -85,7 +86,7 @@ def train(
     with run_lock(work, log) as waited:
         hashes = data_hashes(data, spec["data"]) | {"code": code_hash}
         fingerprint = canonical_json({"spec": spec, "hashes": hashes})
-        if waited and _already_done(out, spec, fingerprint):
+        if waited and _already_done(out, fingerprint):
             log("finished by the process that was waited for")
         else:
             job = {"spec": spec, "hashes": hashes, "data": str(data), "work": str(work), "options": asdict(options)}
@@ -93,14 +94,14 @@ def train(
                 _train(run, spec, hashes, fingerprint, data, out, work, log, options, logs, world)
 
 
-def _already_done(out: Path, spec: Spec, fingerprint: str) -> bool:
+def _already_done(out: Path, fingerprint: str) -> bool:
     path = out / "run.json"
     if not path.is_file():
         return False
     facts = read_json(path)
-    names = [checkpoint_name(kept) for kept in (*train_settings(spec)["checkpoints"], LAST)]
-    complete = all((out / "checkpoints" / f"{name}.safetensors").is_file() for name in names)
-    return complete and bool(facts["finished"]) and facts["fingerprint"] == fingerprint
+    if not facts["finished"] or facts["fingerprint"] != fingerprint:
+        return False
+    return all((out / "checkpoints" / f"{name}.safetensors").is_file() for name in (*facts["checkpoints"], LAST))
 
 
 def _train(
@@ -144,7 +145,7 @@ def _train(
     ):
         fit(trainer, state.Saver(work, fingerprint), loggers)
         loggers.end(learner.progress.epoch, learner.progress.best)
-    _publish(trainer, out)
+    facts["checkpoints"] = _publish(trainer, out, log)
     facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     facts["seconds"] = round(time.monotonic() - begin + earlier, 1)
     write_json(out / "run.json", facts)
@@ -314,18 +315,36 @@ def _resume(trainer: Trainer, work: Path, fingerprint: str, log: Log) -> bool:
         return False
     found = found or state.load(work, fingerprint, log)
     assert found is not None
-    trainer.learner.restore(found)
-    if trainer.search is not None:
-        trainer.search.resume(found["search"])
+    fresh = trainer.learner.snapshot()
+    try:
+        trainer.learner.restore(found)
+        if trainer.search is not None:
+            trainer.search.resume(found["search"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # it does not fit
+        trainer.learner.restore(fresh)
+        state.discard(work, log, error)
+        return False
     log(f"resumed after epoch {trainer.learner.progress.epoch}")
     return True
 
 
-def _publish(trainer: Trainer, out: Path) -> None:
-    """Write the history and the checkpoints, the last epoch's among them."""
+def _publish(trainer: Trainer, out: Path, log: Log) -> list[str]:
+    """Write the history and the checkpoints, the last epoch's among them; gives the names of those to be scored.
+
+    RunError where none is: a score that was not a number in any epoch, such as the IoU of a class that the validation
+    chips do not have, has no best epoch.
+    """
     learner = trainer.learner
     write_history(out / "history.csv", learner.progress.history)
     learner.keep(LAST, {**trainer.facts, "checkpoint": LAST, "epoch": learner.progress.epoch})
     with atomic_folder(out / "checkpoints") as folder:
         for name, kept in learner.kept.items():
             save_checkpoint(folder / f"{name}.safetensors", kept.weights, kept.facts)
+    wanted = {kept: checkpoint_name(kept) for kept in trainer.settings["checkpoints"]}
+    never = [kept for kept, name in wanted.items() if name not in learner.kept]
+    if never:
+        lacking = f"{', '.join(never)} was not a number in any of {learner.progress.epoch} epochs: no checkpoint of it"
+        if len(never) == len(wanted):
+            raise RunError(f"{lacking}, and nothing to score; name another score in the study's checkpoints, or last")
+        log(lacking)
+    return [name for name in wanted.values() if name in learner.kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.files import atomic_file
+from pipeline.train.room import room
 
 State = dict[str, Any]
 FILE = "state.pt"
 SHARE = 0.05  # of the time, at most, goes into writing the state
+KEYS = {"fingerprint", "model", "optimizer", "progress", "average", "errors", "kept", "search"}
 Weights = dict[str, torch.Tensor]
 
 
@@ -129,28 +132,54 @@ class Saver:
         if not last and begin - self._since < self._cost / SHARE:
             return False
         state = {"fingerprint": self.fingerprint, **learner.state(), "search": search}
-        with atomic_file(self.path) as temporary:
-            torch.save(state, temporary)
+        with (
+            room("the resume state", self.path, _size(state)),
+            atomic_file(self.path) as temporary,
+            open(temporary, "wb") as handle,  # torch's own loses why it could not write
+        ):
+            torch.save(state, handle)
         self._since = time.monotonic()
         self._cost = self._since - begin
         return True
 
 
+def _size(value: Any) -> int:
+    """Bytes of all tensors in a state."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 0
+
+
 def load(work: Path, fingerprint: str, log: Callable[[str], None]) -> State | None:
-    """The state in `work`; what is damaged or belongs to another spec, data or code is deleted, in one line."""
+    """The state in `work`; what is damaged or belongs to another spec, data or code is deleted, in one line.
+
+    Only tensors and plain values are read: a file that would run code is a damaged one.
+    """
     path = work / FILE
     if not path.is_file():
         return None
     try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign files: they are refused below
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("no state")
         matches = state["fingerprint"] == fingerprint
+        if matches and (state.keys() != KEYS or state["progress"].keys() != Progress.__dataclass_fields__.keys()):
+            raise KeyError("a state of another layout")
     except Exception as error:  # a damaged file: torch raises many kinds
-        log(f"the resume state of {work.name} is damaged ({type(error).__name__}): training from the start")
-        matches = False
-    else:
-        if not matches:
-            log(f"the resume state of {work.name} is of another spec, data or code: training from the start")
-    if matches:
-        return state
-    path.unlink()
-    return None
+        discard(work, log, error)
+        return None
+    if not matches:
+        log(f"the resume state of {work.name} is of another spec, data or code: training from the start")
+        path.unlink(missing_ok=True)
+        return None
+    return state
+
+
+def discard(work: Path, log: Callable[[str], None], error: Exception) -> None:
+    """Delete the state in `work`, which cannot be used for `error`, and say so."""
+    log(f"the resume state of {work.name} is damaged ({type(error).__name__}): training from the start")
+    (work / FILE).unlink(missing_ok=True)
