@@ -19,24 +19,25 @@ MARKS = (
     ("minimum_over_10", "a tenth of the minimum's", PALETTE[2], "--"),
     ("lr_at_minimum", "minimum", PALETTE[7], ":"),
     ("lr_at_divergence", "diverged", PALETTE[3], "-."),
+    ("run_lr", "the run's own", "black", (0, (1, 4))),
 )
-ROOM = 0.08  # of the height, above and below the smoothed loss
+ROOM = 0.08  # of the height, above and below
 
 
 def draw(curve: Curve, found: Mapping[str, Any], title: str, out: Path) -> None:
     """Draw the loss of each step and the smoothed one over the rate, with the rates that were found as lines.
 
-    The height is that of the smoothed loss before it diverges; single losses may lie outside.
+    The height is up to the highest smoothed loss before it diverges; single losses may lie above.
 
     Args:
         curve: of the test.
-        found: what `pipeline.train.lr_range.findings` gives.
-        title: which run it is.
+        found: the rates of `MARKS`; null for one that there is not.
+        title: above the picture.
         out: a .png, .svg or .jpg.
     """
     smoothed = np.asarray(curve.smoothed)
     shown = smoothed[:-1] if curve.diverged_at is not None and len(smoothed) > 1 else smoothed
-    low, high = float(shown.min()), float(shown.max())
+    low, high = float(min(shown.min(), *curve.loss)), float(shown.max())
     room = ROOM * (high - low) or 1e-3
     with styled():
         figure, ax = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")

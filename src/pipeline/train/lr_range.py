@@ -216,7 +216,7 @@ def publish(run: str, spec: dict[str, Any], curve: Curve, out: Path, draw: Draw)
         spec: the resolved run.
         curve: of its range test.
         out: the folder.
-        draw: draws a curve and its findings, with a title, into a file.
+        draw: draws a curve and what stands in the summary, with a title, into a file.
 
     Returns:
         What stands in the summary.
@@ -228,6 +228,6 @@ def publish(run: str, spec: dict[str, Any], curve: Curve, out: Path, draw: Draw)
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(["step", "lr", "loss", "smoothed_loss"])
             writer.writerows(zip(itertools.count(1), curve.lr, curve.loss, curve.smoothed, strict=False))
-        draw(curve, facts, f"Learning-rate range test of {run}", folder / "lr_range.png")
+        draw(curve, facts, f"Learning-rate range test\n{run}", folder / "lr_range.png")
         write_json(folder / "summary.json", facts)
     return facts
