@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -128,7 +129,15 @@ def weights_of(
         raise RunError(f"loss {loss}: class_weights need several classes; a network with one logit has one score")
     if len(class_weights) != max(2, channels):
         raise RunError(f"loss {loss}: {len(class_weights)} class_weights for {max(2, channels)} classes")
-    return torch.tensor(class_weights, dtype=like.dtype, device=like.device)
+    if like.device.type == "cpu":
+        return torch.tensor(class_weights, dtype=like.dtype)
+    return _on_device(tuple(class_weights), like.dtype, like.device)
+
+
+@functools.cache
+def _on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Weights that are sent once: sending them waits for the device."""
+    return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def mean_over_classes(scores: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import RunError
 from pipeline.metrics import _counts
+from pipeline.metrics._tally import tally
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,25 @@ def confusion_counts_torch(
     Raises:
         RunError: for different shapes, or a class outside 0 to C − 1.
     """
+    tables = confusion_tables(truth, predicted, classes, ignore)
+    if bool(_misplaced(tables) > 0):
+        valid = truth != ignore
+        for name, values in (("truth", truth[valid].long()), ("prediction", predicted[valid].long())):
+            if not 0 <= int(values.min()) <= int(values.max()) < classes:
+                raise _beyond(name, int(values.min()), int(values.max()), classes)
+    return tables[:, :classes, :classes].contiguous()
+
+
+def confusion_tables(truth: torch.Tensor, predicted: torch.Tensor, classes: int, ignore: int = IGNORE) -> torch.Tensor:
+    """As `confusion_counts_torch`, but nothing waits for the tensors' device: what lies outside is counted beside.
+
+    Returns:
+        [N, C + 2, C + 1] int64: row and column C are any class outside 0 to C − 1, row C + 1 is of ignored pixels. Give
+        those of all batches to `counts_of`.
+
+    Raises:
+        RunError: for different shapes.
+    """
     import torch
 
     if truth.shape != predicted.shape or truth.ndim != 3:
@@ -78,14 +98,24 @@ def confusion_counts_torch(
         pieces = [slice(start, start + width) for start in range(0, pixels, width)]
         tables = [_tables(rows[:, piece], columns[:, piece], classes, ignore) for piece in pieces]
         parts.append(torch.stack(tables).sum(dim=0))
-    found = torch.cat(parts)
-    counts = found[:, :classes, :classes]
-    if bool((found[:, : classes + 1].sum() - counts.sum()) > 0):
-        valid = truth != ignore
-        for name, values in (("truth", truth[valid].long()), ("prediction", predicted[valid].long())):
-            if not 0 <= int(values.min()) <= int(values.max()) < classes:
-                raise _beyond(name, int(values.min()), int(values.max()), classes)
-    return counts.contiguous()
+    return torch.cat(parts)
+
+
+def counts_of(tables: torch.Tensor) -> Counts:
+    """Counts [N, C, C] in NumPy of `confusion_tables`; RunError where a pixel has a class outside 0 to C − 1."""
+    classes = tables.shape[-1] - 1
+    counts = tables.cpu()
+    wrong = int(_misplaced(counts))
+    if wrong:
+        raise RunError(f"confusion: {wrong} pixels of truth or prediction have classes beyond 0 to {classes - 1}")
+    found: Counts = counts[:, :classes, :classes].contiguous().numpy()
+    return found
+
+
+def _misplaced(tables: torch.Tensor) -> torch.Tensor:
+    """How many pixels that count lie outside 0 to C − 1, []."""
+    classes = tables.shape[-1] - 1
+    return tables[:, : classes + 1].sum() - tables[:, :classes, :classes].sum()
 
 
 def _tables(truth: torch.Tensor, predicted: torch.Tensor, classes: int, ignore: int) -> torch.Tensor:
@@ -98,7 +128,7 @@ def _tables(truth: torch.Tensor, predicted: torch.Tensor, classes: int, ignore: 
     cell = rows.mul_(classes + 1).add_(_codes(predicted, classes, dtype))
     if chips > 1:
         cell = cell + torch.arange(0, chips * cells, cells, device=cell.device).view(-1, 1)
-    counts = torch.bincount(cell.flatten(), minlength=chips * cells)
+    counts = tally(cell.flatten(), chips * cells)
     return counts.view(chips, classes + 2, classes + 1)
 
 

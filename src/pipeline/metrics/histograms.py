@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.metrics._tally import tally
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ class ProbabilityHistograms:
             cell = _bin(probabilities[:, index], self.bins)
             cell += (target == _class_of(index, self.classes)) * (cell < 2 * self.bins) * self.bins
             cell.masked_fill_(ignored, 2 * self.bins + 1)
-            self._counts[index] += torch.bincount(cell.flatten(), minlength=2 * self.bins + 2)
+            self._counts[index] += tally(cell.flatten(), 2 * self.bins + 2)
 
     def compute(self) -> Array:
         """Histograms [C, 2, B] int64 in NumPy; RunError when a value was no probability."""

@@ -30,7 +30,7 @@ def batch_jaccard(probabilities: torch.Tensor, target: torch.Tensor, eps: float 
     Raises:
         RunError: when the shapes do not fit.
     """
-    sums = _chip_sums(probabilities, target).sum(dim=0)
+    sums = _chip_sums(probabilities, target).cpu().sum(dim=0)
     return float(_coefficient(sums, eps))
 
 
@@ -65,7 +65,7 @@ class BatchMeanJaccard:
 
         if not self._sums:
             return float("nan")
-        sums = torch.cat(self._sums)
+        sums = torch.cat(self._sums).cpu()
         groups = [sums[start : start + self.batch] for start in range(0, len(sums), self.batch)]
         full = [group for group in groups if len(group) == self.batch] or groups
         scores = [float(_coefficient(group.sum(dim=0), self.eps)) for group in full]
@@ -73,7 +73,7 @@ class BatchMeanJaccard:
 
 
 def _chip_sums(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Per chip and class: intersection, sum of probabilities, sum of truth, [N, C, 3] float64 on the CPU."""
+    """Per chip and class: intersection, sum of probabilities, sum of truth, [N, C, 3] float64 on the device."""
     import torch
 
     if probabilities.ndim != 4 or target.shape != (probabilities.shape[0], *probabilities.shape[2:]):
@@ -85,7 +85,7 @@ def _chip_sums(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     truth = target.unsqueeze(1) == classes.view(1, -1, 1, 1)
     probabilities = probabilities.detach()
     parts = (probabilities.masked_fill(~truth, 0.0), probabilities.masked_fill(~valid, 0.0), truth)
-    return torch.stack([part.sum(dim=(2, 3), dtype=torch.float64) for part in parts], dim=-1).cpu()
+    return torch.stack([part.sum(dim=(2, 3), dtype=torch.float64) for part in parts], dim=-1)
 
 
 def _coefficient(sums: torch.Tensor, eps: float) -> torch.Tensor:

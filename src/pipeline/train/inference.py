@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.metrics.confusion import confusion_counts_torch
+from pipeline.metrics.confusion import confusion_tables, counts_of
 from pipeline.metrics.histograms import ProbabilityHistograms
 from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
 from pipeline.train.feed import Feed
@@ -110,7 +110,7 @@ def score_chips(
     rows, classes = feed.joined.rows[split], len(feed.joined.classes)
     coefficient = BatchMeanJaccard(classes)
     curves = ProbabilityHistograms(classes) if histograms else None
-    counts, kept = [], []
+    tables, kept = [], []
     total = torch.zeros((), dtype=torch.float64, device=feed.device)
     starts = range(0, len(rows), EVALUATION_BATCH)
     positions = (np.arange(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts)
@@ -124,11 +124,11 @@ def score_chips(
         if curves is not None:
             curves.update(probabilities, target)
         predicted = logits.argmax(dim=1)
-        counts.append(confusion_counts_torch(target, predicted, classes))
+        tables.append(confusion_tables(target, predicted, classes))
         if predictions:
             kept.append(predicted.to(torch.uint8))
     return Outcome(
-        counts=torch.cat(counts).cpu().numpy(),
+        counts=counts_of(torch.cat(tables)),
         loss=float(total) / len(rows),
         jaccard_coefficient=float(coefficient.compute()),
         predictions=torch.cat(kept).cpu().numpy() if predictions else None,
