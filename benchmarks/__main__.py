@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("demo", "tiles", "osm", "labels", "frankfurt", "losses", "kills", "metrics")
+BENCHMARKS = ("demo", "tiles", "osm", "labels", "frankfurt", "losses", "kills", "metrics", "training", "startup")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Every network: parameters, multiply-adds at 256², images per second and training steps on this machine.
 
 A Markdown table; nothing is bounded, since seconds are the machine's. Multiply-adds are those of convolutions and
-matrix products. A GPU measures in bf16 autocast.
+matrix products. A GPU measures in bf16 autocast. The peak of memory is that of a training step and all that it works
+on: on a GPU what torch allocated, on a CPU what a process of the network's own took beyond torch.
 
     .venv/bin/python -m benchmarks.models [unet resunet_a …] [--threads 2] [--seconds 2] [--compile]
 """
@@ -9,11 +10,14 @@ matrix products. A GPU measures in bf16 autocast.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,6 +137,35 @@ def rate(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
+def measured_apart(name: str, params: dict[str, Any], threads: int, seconds: float, compiled: bool) -> Measured:
+    """`measure` on the CPU in a process of its own, whose peak of memory begins with this one's size."""
+    context = multiprocessing.get_context("fork")  # torch is there at once; this process computes nothing
+    connection, other = context.Pipe(duplex=False)
+
+    def job() -> None:
+        torch.set_num_threads(threads)
+        before = resident_bytes("VmRSS")
+        row = measure(name, params, torch.device("cpu"), seconds, compiled)
+        other.send(replace(row, peak_bytes=resident_bytes("VmHWM") - before if row.trained_per_s else None))
+
+    process = context.Process(target=job)
+    process.start()
+    other.close()
+    try:
+        row: Measured = connection.recv()
+    except EOFError:
+        raise SystemExit(f"{label(name, params)}: its process ended without a result") from None
+    process.join()
+    return row
+
+
+def resident_bytes(field: str) -> int:
+    """This process's resident memory: VmRSS, or VmHWM for the peak."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def label(name: str, params: dict[str, Any]) -> str:
     """The entry as a study writes it."""
     return (
@@ -154,7 +187,6 @@ def main() -> None:
     except ConfigError as error:
         parser.error(str(error))
     warnings.simplefilter("ignore")
-    torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
     how = f"{'bf16' if device.type == 'cuda' else 'fp32'}{', torch.compile' if options.compile else ''}"
@@ -162,12 +194,14 @@ def main() -> None:
         f"{SIDE_PX} × {SIDE_PX} px, {BANDS} bands, {CLASSES} classes; {where}, {how}, batches of {BATCH[device.type]}."
     )
     print(f"– : a step would have taken more than {PATIENCE_S:.0f} s.\n")
-    columns = ["parameters", "multiply-adds, 10⁹", "images/s", "trained images/s"]
-    columns += ["peak of a step, GiB"] if device.type == "cuda" else []
+    columns = ["parameters", "multiply-adds, 10⁹", "images/s", "trained images/s", "peak of a step, GiB"]
     print(f"| network | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
     for name, params in entries(options.names):
         try:
-            row = measure(name, params, device, options.seconds, options.compile)
+            if device.type == "cpu":
+                row = measured_apart(name, params, options.threads, options.seconds, options.compile)
+            else:
+                row = measure(name, params, device, options.seconds, options.compile)
         except torch.OutOfMemoryError:
             print(f"| {label(name, params)} |{' out of memory |' * len(columns)}", flush=True)
             continue
@@ -176,8 +210,8 @@ def main() -> None:
             f"{row.multiply_adds / 1e9:.2f}",
             rate(row.images_per_s),
             rate(row.trained_per_s),
+            rate(row.peak_bytes / 2**30 if row.peak_bytes else None),
         ]
-        cells += [rate(row.peak_bytes / 2**30 if row.peak_bytes else None)] if device.type == "cuda" else []
         print(f"| {label(name, params)} | {' | '.join(cells)} |", flush=True)
 
 
