@@ -22,7 +22,7 @@ def encoder_of(model: str) -> tuple[str, ...]:
     return tuple(variants.declared("models", model, "ENCODER", ()))
 
 
-def freeze(model: nn.Module, part: Part, encoder: Sequence[str] = ("encoder",)) -> bool:
+def freeze(model: nn.Module, part: Part, encoder: Sequence[str] = ("encoder",)) -> None:
     """Let `part` of a network in training mode learn, and nothing else; see `pipeline.schedules._stage.Stage`.
 
     Call it each time that the network was put into training mode. A weight that stands still has no gradient, so that
@@ -35,18 +35,13 @@ def freeze(model: nn.Module, part: Part, encoder: Sequence[str] = ("encoder",)) 
             normalisation layer.
         encoder: names of the encoder's submodules, as `encoder_of` gives them.
 
-    Returns:
-        Whether other parameters learn than after the call before (at first: than all).
-
     Raises:
         RunError: for a network without those submodules, where a part is asked for.
     """
-    before = {id(parameter) for parameter in _STILL.get(model, [])}
     for parameter in _STILL.pop(model, []):
         parameter.requires_grad_(True)
     if part != "all":
         _STILL[model] = list(_stop(_encoders(model, part, encoder), part == "decoder_and_norms"))
-    return before != {id(parameter) for parameter in _STILL.get(model, [])}
 
 
 def _encoders(model: nn.Module, part: Part, encoder: Sequence[str]) -> list[nn.Module]:
