@@ -95,15 +95,15 @@ def _check_monitor(monitor: Any, classes: list[str], place: str) -> None:
 def check_schedule(model: str, settings: dict[str, Any], place: str) -> None:
     """ConfigError when a schedule does not fit the other settings, or asks for a part of a model that has no parts.
 
-    A schedule's light module may have ``fits(train, **params)``, which raises ConfigError, and ``parts(**params)``, the
-    parts of a network that it lets learn alone.
+    A schedule's light module may have ``fits(train, **params)``, which raises ConfigError (its `monitor` is a column of
+    the history), and ``parts(**params)``, the parts of a network that it lets learn alone.
     """
     name, params = settings["schedule"]["name"], settings["schedule"]["params"]
     further = variants.light("schedules", name)
     fits, parts = getattr(further, "fits", None), getattr(further, "parts", None)
     if fits is not None:
         try:
-            fits(settings, **params)
+            fits(settings | {"monitor": monitored(settings)}, **params)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
     asked = parts(**params) if parts is not None else []

@@ -16,6 +16,7 @@ from pipeline.protocol import check_protocol, check_schedule
 from pipeline.runs import Study, expand_runs
 
 PROJECT = Path(__file__).resolve().parents[3]
+BRIGHT = {"name": "mean_iou", "params": {"leave_out": ["dark"]}}
 PLACE = "config/studies/mine.yaml: train"
 
 
@@ -36,7 +37,7 @@ def check(name: str, params: dict[str, Any], model: str = "unet", **train: Any) 
         ("reduce_on_plateau", {"monitor": "train_loss"}, {}),
         ("reduce_on_plateau", {"patience": 4}, {}),
         ("reduce_on_plateau", {"threshold": 1e-4}, {}),
-        ("reduce_on_plateau", {"monitor": "val_topology"}, {"monitor": {"name": "topology", "params": {}}}),
+        ("reduce_on_plateau", {"monitor": "val_monitor"}, {"monitor": BRIGHT, "patience": 11}),
         ("cosine", {"warmup": 29}, {}),
     ],
 )
@@ -52,6 +53,8 @@ def test_what_fits(name: str, params: dict[str, Any], train: dict[str, Any]) -> 
         ("reduce_on_plateau", {"monitor": "val_mean_iu"}, {}, "no score 'val_mean_iu'; did you mean 'val_mean_iou'"),
         ("reduce_on_plateau", {"monitor": "lr"}, {}, "no score 'lr'"),
         ("reduce_on_plateau", {}, {}, "early stop's patience 5 ends the run before the rate falls"),
+        ("reduce_on_plateau", {"monitor": "val_monitor"}, {"monitor": BRIGHT}, "early stop's patience 5"),
+        ("reduce_on_plateau", {"monitor": "val_monitor"}, {}, "no score 'val_monitor'"),
         ("reduce_on_plateau", {"patience": 2, "min_lr": 1e-3}, {}, "min_lr 0.001 must be below the run's lr 0.001"),
         ("cosine", {"warmup": 30}, {}, "epochs 30 must be more than the 30 epochs of warmup"),
         ("polynomial", {"min_lr": 0.1}, {}, "min_lr 0.1 must be below"),

@@ -116,7 +116,8 @@ def test_the_early_stop_begins_anew_with_a_stage(region: Path, tmp_path: Path, m
     """Patience 2, and no epoch is ever better: without stages the run would end after two."""
     monkeypatch.setattr(loop, "better", lambda *_: False)
     stages = [{"part": "all", "lr": 1e-3, "epochs": 1}] * 3 + [{"part": "all", "lr": 1e-3, "epochs": None}]
-    run(region, tmp_path, spec_of("staged_unfreezing", {"stages": stages}, epochs=20, patience=2))
+    train = {"epochs": 20, "patience": 2, "checkpoints": ["last"]}
+    run(region, tmp_path, spec_of("staged_unfreezing", {"stages": stages}, **train))
     assert len(history(tmp_path)) == 5
 
 
