@@ -19,6 +19,7 @@ from pipeline.protocol import checkpoint_name
 from pipeline.train.checkpoint import load_checkpoint
 from pipeline.train.feed import Feed
 from pipeline.train.inference import Scaler, score_chips
+from pipeline.train.numerics import set_numerics
 from pipeline.train.objective import Objective
 from pipeline.train.options import Options
 
@@ -42,10 +43,13 @@ def evaluate(
     settings = train_settings(spec)
     torch.set_num_threads(settings["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_numerics(device, settings["deterministic"])
     joined = join(data, spec["data"])
     objective = Objective(spec["loss"], settings["epochs"], device)
     objective.for_validation()
-    feed = Feed(joined, ExtraTargets(objective.derive, len(joined.classes)), device, options.residency)
+    extra = ExtraTargets(objective.derive, len(joined.classes))
+    runs = options.runs_per_gpu
+    feed = Feed(joined, extra, device, options.residency, splits=("val", "test"), runs=runs, log=log)
     names = facts.get("checkpoints", [checkpoint_name(kept) for kept in settings["checkpoints"]])
     metrics: dict[str, Any] = {"checkpoints": {}}
     parts = []

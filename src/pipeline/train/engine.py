@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import augment, losses, models, samplers, schedules, variants
 from pipeline.augment._transform import Batch, Source
@@ -26,6 +25,7 @@ from pipeline.files import atomic_folder, canonical_json, read_json, write_json
 from pipeline.protocol import LAST, checkpoint_name
 from pipeline.schedules._stage import Stage
 from pipeline.train import state
+from pipeline.train.average import MovingAverage
 from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.compiling import compiled, share_cache
 from pipeline.train.display import Display, terminal
@@ -262,7 +262,7 @@ def _learner(
         model=model,
         optimizer=make_optimizer(model, settings, world.device),
         progress=state.Progress(),
-        average=_average(model, settings["ema"]),
+        average=None if settings["ema"] is None else MovingAverage(model, settings["ema"]),
         errors=torch.full((len(joined.rows["train"]),), torch.nan, device=world.device),
     )
     facts = {
@@ -284,13 +284,6 @@ def _network(model: torch.nn.Module, settings: dict[str, Any], world: World, dat
         return model
     share_cache(data.parent / "cache" / "compile")
     return compiled(model, world.device, graphs=settings["micro_batch"] is None and world.size == 1)
-
-
-def _average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def _transforms(settings: dict[str, Any], feed: Feed, counts: Array) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.metrics.confusion import confusion_tables, counts_of
 from pipeline.metrics.histograms import ProbabilityHistograms
 from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
 from pipeline.train.feed import Feed
+from pipeline.train.memory import told
 from pipeline.train.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -114,19 +116,20 @@ def score_chips(
     total = torch.zeros((), dtype=torch.float64, device=feed.device)
     starts = range(0, len(rows), EVALUATION_BATCH)
     positions = (np.arange(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts)
-    for batch in feed.batches(split, positions):
-        target = batch["mask"]
-        output = model(scaler(batch["image"]))
-        total += objective(output, batch).double() * len(target)
-        logits = main_logits(output).float()
-        probabilities = logits.softmax(dim=1)
-        coefficient.update(probabilities, target)
-        if curves is not None:
-            curves.update(probabilities, target)
-        predicted = logits.argmax(dim=1)
-        tables.append(confusion_tables(target, predicted, classes))
-        if predictions:
-            kept.append(predicted.to(torch.uint8))
+    with told(f"{EVALUATION_BATCH} chips at once are scored"), closing(feed.batches(split, positions)) as batches:
+        for batch in batches:
+            target = batch["mask"]
+            output = model(scaler(batch["image"]))
+            total += objective(output, batch).double() * len(target)
+            logits = main_logits(output).float()
+            probabilities = logits.softmax(dim=1)
+            coefficient.update(probabilities, target)
+            if curves is not None:
+                curves.update(probabilities, target)
+            predicted = logits.argmax(dim=1)
+            tables.append(confusion_tables(target, predicted, classes))
+            if predictions:
+                kept.append(predicted.to(torch.uint8))
     return Outcome(
         counts=counts_of(torch.cat(tables)),
         loss=float(total) / len(rows),

@@ -156,6 +156,20 @@ def _state_copies(settings: dict[str, Any]) -> int:
     return 0 if settings["optimizer"] == "sgd" and not settings["momentum"] else OPTIMIZER_COPIES[settings["optimizer"]]
 
 
+@contextmanager
+def told(work: str) -> Iterator[None]:
+    """RunError where the memory runs out in the block, which does `work`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise RunError(
+            f"the memory ran out while {work}: let fewer runs share the device (runs_per_gpu), or take a smaller "
+            "network or smaller chips"
+        ) from None
+
+
 def free() -> None:
     """Give back what no tensor needs: collected garbage, compiled graphs and their pools, the allocator's cache."""
     gc.collect()

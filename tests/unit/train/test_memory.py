@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,15 @@ import torch
 from pipeline import models
 from pipeline.defaults import FROZEN_TRAIN
 from pipeline.errors import RunError
+from pipeline.train.engine import train
 from pipeline.train.memory import HostMemory, advice, host_memory, network_fits, parts_to_try, ran_out
+from tests.support.tiny import a_spec
 
 GB = 10**9
+
+
+def run_training(region: Path, folder: Path, spec: dict[str, object]) -> None:
+    train("x", spec, "code", data=region, out=folder / "out", work=folder / "work", log=lambda _: None)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -144,6 +149,88 @@ def test_other_errors_of_an_attempt_are_not_hidden() -> None:
         advice(attempt, 4, 4)
 
 
+# --- through the engine ------------------------------------------------------------------------------------------
+
+
+class Greedy(torch.nn.Module):
+    """A network for whose backward pass in training mode, or whose forward pass, there is room for so many chips."""
+
+    def __init__(self, most: int, when: str) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 3, padding=1)
+        self.most = most
+        self.when = when
+        self.seen: list[int] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = self.layer(image)
+        when = "backward" if self.training else "scoring"
+        if self.training:
+            self.seen.append(len(image))
+        if when == self.when and len(image) > self.most:
+            if when == "scoring":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            logits.register_hook(self.refuse)
+        return logits
+
+    def refuse(self, gradient: torch.Tensor) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def greedy(monkeypatch: pytest.MonkeyPatch, most: int, when: str = "backward") -> Greedy:
+    network = Greedy(most, when)
+    monkeypatch.setattr(models, "create", lambda *_, **__: network)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("most", "changes", "words", "tried"),
+    [
+        (3, {}, "with 8 chips at once; 2 fit: set micro_batch: 2 (the batch stays 8)", [8, 4, 2, 2, 2, 2]),
+        (1, {"micro_batch": 4}, "with 4 chips at once; 1 fit: set micro_batch: 1", [4, 2, 1, 1, 1, 1]),
+        (0, {}, "with 8 chips at once, and not even one chip fits", [8, 4, 2, 1]),
+    ],
+)
+def test_a_training_that_runs_out_of_memory_says_what_would_have_fitted(
+    most: int,
+    changes: dict[str, int],
+    words: str,
+    tried: list[int],
+    region: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = greedy(monkeypatch, most)
+    with pytest.raises(RunError) as caught:
+        run_training(region, tmp_path, a_spec(epochs=1, **changes))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert network.seen == tried
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_other_errors_of_a_step_stay_what_they_are(
+    region: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = greedy(monkeypatch, 0)
+    monkeypatch.setattr(network, "refuse", lambda gradient: gradient[0])  # of another shape
+    with pytest.raises(RuntimeError, match="changed the size"):
+        run_training(region, tmp_path, a_spec(epochs=1))
+
+
+def test_memory_that_runs_out_in_validation_is_one_line(
+    region: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy(monkeypatch, 4, "scoring")
+    with pytest.raises(RunError, match="the memory ran out while 32 chips at once are scored"):
+        run_training(region, tmp_path, a_spec(epochs=1))
+
+
+def test_a_training_of_a_network_too_large_ends_in_one_line(region: Path, tmp_path: Path) -> None:
+    spec = a_spec(epochs=1) | {"model": {"name": "unet", "params": {"width": 2**20, "depth": 2}}}
+    with pytest.raises(RunError, match=r"model unet.* GB.*: take a smaller network"):
+        run_training(region, tmp_path, spec)
+
+
 # --- networks that cannot fit ------------------------------------------------------------------------------------
 
 
@@ -182,7 +269,6 @@ def test_weights_that_were_replaced_do_not_count() -> None:
         for _ in range(5):
             network = two_layers()
             del network
-            gc.collect()
 
 
 def test_the_hook_is_gone_after_the_block() -> None:
