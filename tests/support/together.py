@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import distributed, nn
 
+from pipeline.train.inference import Scaler, score_chips
+from pipeline.train.objective import Objective
 from pipeline.train.sync_norm import CpuSyncBatchNorm, merge_statistics, prepare_norms
 from pipeline.train.world import World
 
@@ -155,6 +158,36 @@ def heads_loss(outputs: tuple[torch.Tensor, torch.Tensor], idle: bool) -> torch.
     return seen.square().mean() + (0 if idle else other.mean())
 
 
+class Stub:
+    """In the place of a feed: random chips of four classes, some pixels ignored."""
+
+    def __init__(self, chips: int) -> None:
+        rng = torch.Generator().manual_seed(8)
+        self.images = torch.randn(chips, 3, 6, 6, generator=rng)
+        self.masks = torch.randint(0, 5, (chips, 6, 6), generator=rng)
+        self.masks[self.masks == 4] = 255
+        self.device = torch.device("cpu")
+        self.joined = SimpleNamespace(rows={"val": range(chips)}, classes=list("abcd"))
+
+    def batches(self, split: str, positions: Iterable[Any]) -> Iterator[dict[str, torch.Tensor]]:
+        for at in positions:
+            yield {"image": self.images[at], "mask": self.masks[at]}
+
+
+def scored(world: World | None) -> Found:
+    """Of a network on splits of few and of many chips."""
+    torch.manual_seed(9)
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    scaler = Scaler.of([0.0] * 3, [1.0] * 3, torch.device("cpu"))
+    objective = Objective({"name": "jaccard", "params": {}}, 1, torch.device("cpu"))
+    found: Found = {}
+    for chips in (3, 32, 150, 200):
+        outcome = score_chips(network, Stub(chips), "val", scaler, objective, world=world)  # type: ignore[arg-type]
+        counts = torch.from_numpy(outcome.counts)
+        found[str(chips)] = {"counts": counts, "loss": outcome.loss, "coefficient": outcome.jaccard_coefficient}
+    return found
+
+
 def values(world: World) -> Found:
     mine = torch.tensor([1.0, 2.0, torch.nan, 4.0]) * (world.rank + 1)
     with world.in_turn():
@@ -182,6 +215,7 @@ CHECKS: list[Callable[[World], Found]] = [
     converted,
     statistics,
     gradients,
+    scored,
     values,
 ]
 

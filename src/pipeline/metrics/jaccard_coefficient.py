@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RunError
@@ -58,6 +59,13 @@ class BatchMeanJaccard:
             shape = list(probabilities.shape)
             raise RunError(f"Jaccard coefficient: probabilities {shape} are not [N, {self.classes}, H, W]")
         self._sums.append(_chip_sums(probabilities, target))
+
+    def merge(self, gathered: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Take in chips of other processes: `gathered` makes of this one's sums [n, C, 3] those of all, in order."""
+        import torch
+
+        own = torch.cat(self._sums) if self._sums else torch.zeros(0, self.classes, 3, dtype=torch.float64)
+        self._sums = [gathered(own)]
 
     def compute(self) -> float:
         """Return the mean over batches; NaN without chips."""

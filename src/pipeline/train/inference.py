@@ -15,6 +15,7 @@ from pipeline.metrics.jaccard_coefficient import BatchMeanJaccard
 from pipeline.train.feed import Feed
 from pipeline.train.memory import told
 from pipeline.train.objective import Objective
+from pipeline.train.world import World
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EVALUATION_BATCH = 32
@@ -103,19 +104,22 @@ def score_chips(
     objective: Objective,
     predictions: bool = False,
     histograms: bool = False,
+    world: World | None = None,
 ) -> Outcome:
     """Run `model` in eval mode over the chips of `split` in index order; see `Outcome`.
 
-    Nothing waits for the device before the end.
+    Nothing waits for the device before the end. The processes of a `world` share the chips, in whole batches, and all
+    have the outcome of all chips, but predictions and histograms of their own ones alone.
     """
     model.eval()
     rows, classes = feed.joined.rows[split], len(feed.joined.classes)
     coefficient = BatchMeanJaccard(classes)
     curves = ProbabilityHistograms(classes) if histograms else None
-    tables, kept = [], []
+    tables, kept = [torch.zeros(0, classes + 2, classes + 1, dtype=torch.int64, device=feed.device)], []
     total = torch.zeros((), dtype=torch.float64, device=feed.device)
-    starts = range(0, len(rows), EVALUATION_BATCH)
-    positions = (np.arange(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts)
+    mine = range(len(rows)) if world is None else world.span(len(rows), EVALUATION_BATCH)
+    starts = range(mine.start, mine.stop, EVALUATION_BATCH)
+    positions = (np.arange(start, min(start + EVALUATION_BATCH, mine.stop)) for start in starts)
     with told(f"{EVALUATION_BATCH} chips at once are scored"), closing(feed.batches(split, positions)) as batches:
         for batch in batches:
             target = batch["mask"]
@@ -130,8 +134,12 @@ def score_chips(
             tables.append(confusion_tables(target, predicted, classes))
             if predictions:
                 kept.append(predicted.to(torch.uint8))
+    every = torch.cat(tables)
+    if world is not None:
+        every, total = world.gathered(every, mine, len(rows)), world.summed(total)
+        coefficient.merge(lambda sums: world.gathered(sums, mine, len(rows)))
     return Outcome(
-        counts=counts_of(torch.cat(tables)),
+        counts=counts_of(every),
         loss=float(total) / len(rows),
         jaccard_coefficient=float(coefficient.compute()),
         predictions=torch.cat(kept).cpu().numpy() if predictions else None,

@@ -167,7 +167,9 @@ def _check_finite(trainer: Trainer, epoch: int, steps: list[list[Part]], losses:
 def _validate(trainer: Trainer) -> Row:
     stepper, settings = trainer.stepper, trainer.settings
     stepper.objective.for_validation()
-    outcome = score_chips(trainer.learner.scored(), stepper.feed, "val", stepper.scaler, stepper.objective)
+    outcome = score_chips(
+        trainer.learner.scored(), stepper.feed, "val", stepper.scaler, stepper.objective, world=stepper.world
+    )
     counts = outcome.counts.sum(axis=0)
     classes = trainer.facts["classes"]
     scores = from_confusion(counts)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import RunError
 from pipeline.train.step import parts_of
 from pipeline.train.world import World
-from tests.support.together import Heads, heads_loss, images
+from tests.support.together import Heads, heads_loss, images, scored
 
 Together = list[dict[str, Any]]
 CPU = torch.device("cpu")
@@ -88,6 +88,15 @@ def test_gradients_of_four_parts_are_their_mean_whatever_learns(together: Togeth
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             gradient = found["gradients"][name][key]
             torch.testing.assert_close(torch.zeros_like(parameter) if gradient is None else gradient, expected)
+
+
+def test_a_split_that_processes_share_has_the_scores_of_one(together: Together) -> None:
+    """Batches of the loss stay whole, and so do those of the Jaccard coefficient, which are twice as large."""
+    for chips, alone in scored(None).items():
+        for shared in (entry["scored"][chips] for entry in together):
+            assert torch.equal(shared["counts"], alone["counts"])
+            assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+            assert shared["coefficient"] == pytest.approx(alone["coefficient"], rel=1e-12)
 
 
 def test_one_process_is_asked_for_nothing() -> None:
