@@ -120,6 +120,21 @@ def test_the_real_training_waits_for_a_slot_in_one_clear_line(tmp_path: Path) ->
     assert (tmp_path / "out" / "run.json").is_file()
 
 
+def test_two_trainings_share_a_gpu_where_the_engine_says_so(tmp_path: Path) -> None:
+    slots = {"CUDA_VISIBLE_DEVICES": "0", "PIPELINE_SLOTS": str(tmp_path / "slots")}
+    project, data = Project(tmp_path), write_region(tmp_path / "data")
+    command = ["--run", "x", "--spec", json.dumps(a_spec(epochs=1)), "--data", str(data)]
+    command += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--engine", '{"runs_per_gpu": 2}']
+    with holder(tmp_path, "0") as first:
+        assert first.wait_for("device 0 0")
+        with project.started(sys.executable, str(ROOT / "scripts" / "train.py"), *command, **slots) as training:
+            assert training.wait(120).status == 0
+            assert "waiting" not in training.read()[1]
+        with holder(tmp_path, "0") as second:  # counts one run per GPU
+            assert second.wait_for("waiting") and second.device is None
+    assert sorted(path.name for path in (tmp_path / "slots").iterdir()) == ["0-0", "0-1", "gate"]
+
+
 # --- the slots alone ---------------------------------------------------------------------------------------------
 
 
