@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from pipeline.errors import RunError
+
 
 def set_numerics(device: torch.device, deterministic: bool) -> None:
     """Choose torch's kernels for a run; call it before anything is on the device.
@@ -25,3 +27,13 @@ def set_numerics(device: torch.device, deterministic: bool) -> None:
         torch.backends.cudnn.benchmark = not deterministic
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first product is computed
+
+
+def failure(error: BaseException) -> RunError | None:
+    """What to say of an operation that a GPU cannot repeat bit by bit; None for any other error."""
+    if not isinstance(error, RuntimeError) or "does not have a deterministic implementation" not in str(error):
+        return None
+    return RunError(
+        f"{str(error).split()[0]} cannot be repeated bit by bit on this device: take another model or loss, or set "
+        "deterministic: false"
+    )

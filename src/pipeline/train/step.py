@@ -13,7 +13,7 @@ import torch
 
 from pipeline.augment._transform import Transform
 from pipeline.errors import RunError
-from pipeline.train import compiling, memory
+from pipeline.train import compiling, memory, numerics
 from pipeline.train.feed import Batch, Feed
 from pipeline.train.inference import Scaler, main_logits
 from pipeline.train.objective import Objective
@@ -85,7 +85,8 @@ class Stepper:
         """Take the steps of an epoch; gives each step's loss [], on the device: the processes' mean is the batch's.
 
         Raises:
-            RunError: when memory runs out, with what would have fitted, and when torch.compile fails.
+            RunError: when memory runs out, with what would have fitted, when torch.compile fails, and for what a GPU
+                cannot repeat bit by bit where it shall.
         """
         mine = [self.world.share(parts) for parts in steps]
         network = self.world.wrap(self.network, self.idle)  # anew, so that a resumed run meets as an undisturbed one
@@ -97,7 +98,7 @@ class Stepper:
                 except (MemoryError, RuntimeError) as error:
                     if memory.ran_out(error):
                         break  # out of the frames whose tensors fill the memory
-                    failure = compiling.failure(error)
+                    failure = compiling.failure(error) or numerics.failure(error)
                     if failure is None:
                         raise
                     raise failure from None

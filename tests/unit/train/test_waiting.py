@@ -16,6 +16,7 @@ import torch
 
 from pipeline import losses, models, variants
 from pipeline.dataset.joined import data_hashes
+from pipeline.errors import RunError
 from pipeline.metrics._tally import added_ones, tally
 from pipeline.metrics.confusion import confusion_counts_torch, confusion_tables, counts_of
 from pipeline.metrics.histograms import ProbabilityHistograms
@@ -129,8 +130,6 @@ def test_counts_of_a_gpu_are_those_of_the_cpu(dtype: torch.dtype) -> None:
 
 
 def test_classes_out_of_range_are_told_at_the_end() -> None:
-    from pipeline.errors import RunError
-
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 3, (2, 8, 8), generator=generator)
     predicted = torch.randint(0, 3, (2, 8, 8), generator=generator)
@@ -176,6 +175,14 @@ def test_a_gpu_repeats_bit_by_bit_where_it_is_asked_to_and_the_cpu_always(
     assert torch.backends.cudnn.benchmark is benchmark
     assert torch.backends.cudnn.deterministic is (device == "cuda" and deterministic)
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
+
+
+def test_what_a_gpu_cannot_repeat_is_one_line() -> None:
+    text = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set ...\nmore"
+    found = numerics.failure(RuntimeError(text))
+    assert isinstance(found, RunError)
+    assert str(found).startswith("adaptive_avg_pool2d_backward_cuda cannot be repeated") and "\n" not in str(found)
+    assert numerics.failure(RuntimeError("shapes differ")) is None and numerics.failure(ValueError(text)) is None
 
 
 @pytest.mark.parametrize(
