@@ -31,6 +31,7 @@ from pipeline.train.inference import score_chips
 from pipeline.train.step import Part, parts_of
 
 Job = Callable[[int], Iterator[object]]
+Clock = Callable[[], float]
 PLACES = {"device": "on the device", "memory": "in memory", "disk": "on disk"}
 LIBRARY = "segmentation_models_pytorch"
 
@@ -244,18 +245,27 @@ def left_out() -> list[str]:
     return [] if importlib.util.find_spec(LIBRARY) else ["segmentation-models-pytorch"]
 
 
-def time_steps(job: Job, steps: int) -> float:
+def time_steps(job: Job, steps: int, clock: Clock = time.perf_counter) -> float:
     """Seconds of `steps` steps after a first one that is not counted; the device has finished at both ends."""
     running = job(steps + 1)
     next(running)
     _synchronise()
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(steps):
         next(running)
     _synchronise()
-    seconds = time.perf_counter() - begin
+    seconds = clock() - begin
     del running  # threads and workers end here, beyond the clock
     return seconds
+
+
+def clock_of(threads: int) -> Clock:
+    """What a job is timed with: processor time where one thread of a CPU does it all, else the wall's.
+
+    Processor time is what the process with the network takes, all its threads together, workers of a DataLoader aside;
+    what else the machine does weighs little in it.
+    """
+    return time.process_time if threads == 1 and not torch.cuda.is_available() else time.perf_counter
 
 
 def _synchronise() -> None:
@@ -286,7 +296,7 @@ def _serve(connection: Connection, who: str, setting: Setting) -> None:
 def _timed(job: Job, steps: int, threads: int, images: int) -> Timed | RuntimeError:
     torch.set_num_threads(threads)
     try:
-        seconds = time_steps(job, steps)
+        seconds = time_steps(job, steps, clock_of(threads))
     except Exception as error:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
