@@ -8,7 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("demo", "tiles", "osm", "labels", "frankfurt", "losses", "kills", "metrics", "training", "startup")
+BENCHMARKS = (
+    "demo",
+    "tiles",
+    "osm",
+    "labels",
+    "frankfurt",
+    "losses",
+    "kills",
+    "kills_training",
+    "metrics",
+    "training",
+    "startup",
+)
 
 
 def main() -> None:
