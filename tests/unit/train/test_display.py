@@ -201,6 +201,6 @@ def test_a_training_on_a_terminal(
     text = "".join(pieces) + screen.read()
     assert "epoch 1/2 [####....................] 16 %  loss" in text
     lines = shown(text)
-    assert len(lines) == 4 and lines[-1] == ""
-    assert lines[0].startswith("epoch 1/2  train") and lines[1].startswith("epoch 2/2  train")
-    assert lines[1].endswith("at most 0 s left") and lines[2].startswith("2 epochs, best")
+    assert len(lines) == 5 and lines[0].startswith("chips wait") and lines[-1] == ""
+    assert lines[1].startswith("epoch 1/2  train") and lines[2].startswith("epoch 2/2  train")
+    assert lines[2].endswith("at most 0 s left") and lines[3].startswith("2 epochs, best")
