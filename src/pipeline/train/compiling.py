@@ -43,6 +43,7 @@ def compiled(network: torch.nn.Module, device: torch.device, graphs: bool) -> to
     """
     gpu = device.type != "cpu"
     _check_compiler(gpu)
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # torch.compile's own settings too
     options: dict[str, Any] = {"mode": "reduce-overhead"} if gpu and graphs else {}
     return cast(torch.nn.Module, torch.compile(network, dynamic=False, **options))
 

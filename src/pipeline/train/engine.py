@@ -43,7 +43,6 @@ from pipeline.train.optimizers import make_optimizer
 from pipeline.train.options import Options
 from pipeline.train.provenance import environment
 from pipeline.train.step import Stepper
-from pipeline.train.sync_norm import prepare_norms
 from pipeline.train.weight_search import WeightSearch
 from pipeline.train.world import World
 
@@ -256,7 +255,10 @@ def _learner(
     name, params = spec["model"]["name"], spec["model"]["params"]
     with network_fits(name, settings, world.device):
         model = models.create(name, in_channels=bands, classes=len(joined.classes), **params)
-        prepare_norms(model, world, settings["sync_batch_norm"])
+        if world.size > 1:
+            from pipeline.train.sync_norm import prepare_norms  # imports torch.compile: a second
+
+            prepare_norms(model, world, settings["sync_batch_norm"])
         memory_format = training_format(model, world.device, settings["precision"])
         model = model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
     learner = state.Learner(

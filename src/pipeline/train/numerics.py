@@ -19,9 +19,12 @@ def set_numerics(device: torch.device, deterministic: bool) -> None:
     Args:
         device: that computes.
         deterministic: of the run's settings.
+
+    What is compiled learns of it where it is (`pipeline.train.compiling`): to tell torch.compile at once would import
+    it, a second of every start.
     """
     gpu = device.type != "cpu"
-    torch.use_deterministic_algorithms(deterministic or not gpu)
+    torch.set_deterministic_debug_mode("error" if deterministic or not gpu else "default")
     if gpu:
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic

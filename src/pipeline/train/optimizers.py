@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+GUARDED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # against torch.compile
 
 
 def make_optimizer(model: torch.nn.Module, settings: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
@@ -17,10 +21,19 @@ def make_optimizer(model: torch.nn.Module, settings: dict[str, Any], device: tor
     common: dict[str, Any] = {"lr": settings["lr"], "weight_decay": settings["weight_decay"]}
     gpu = device.type == "cuda"
     if settings["optimizer"] == "rmsprop":
-        return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=gpu, **common)
+        return _light(torch.optim.RMSprop)(parameters, alpha=0.9, eps=1e-7, foreach=gpu, **common)
     if gpu:
         common["fused"] = True
     if settings["optimizer"] == "sgd":
-        return torch.optim.SGD(parameters, momentum=settings["momentum"], **common)
-    kind = torch.optim.AdamW if settings["optimizer"] == "adamw" else torch.optim.Adam
-    return kind(parameters, **common)
+        return _light(torch.optim.SGD)(parameters, momentum=settings["momentum"], **common)
+    return _light(torch.optim.AdamW if settings["optimizer"] == "adamw" else torch.optim.Adam)(parameters, **common)
+
+
+def _light(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimiser's class without what keeps torch.compile out of its methods.
+
+    That imports the compiler, a second of every start, and nothing here compiles an optimiser. A step is taken without
+    gradients, as torch takes it.
+    """
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in GUARDED}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})

@@ -19,7 +19,6 @@ from pipeline.train.inference import Scaler, main_logits
 from pipeline.train.objective import Objective
 from pipeline.train.residency import to_device
 from pipeline.train.state import Learner
-from pipeline.train.sync_norm import merge_statistics
 from pipeline.train.world import World
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -178,6 +177,8 @@ class Stepper:
         learner, world = self.learner, self.world
         if world.size == 1:
             return
+        from pipeline.train.sync_norm import merge_statistics  # imports torch.compile: a second
+
         merge_statistics(learner.model, learner.average and learner.average.module, world)
         if self.watch_errors:
             owners = np.full(len(learner.errors), -1)
