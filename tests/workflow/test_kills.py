@@ -25,7 +25,17 @@ STUDY = f"""
 data: {{region: demo, imagery: summer, recipe: osm, split: blocks, normalize: standard, train_subset: 32}}
 models: [unet: {{width: 4, bn_momentum: 0.1}}]
 losses: [jaccard]
-train: {{optimizer: adam, lr: 5e-3, batch_size: 8, epochs: {EPOCHS}, patience: {EPOCHS}, flips: true}}
+train:
+  optimizer: adam
+  lr: 5e-3
+  schedule: {{reduce_on_plateau: {{patience: 1}}}}
+  batch_size: 8
+  epochs: {EPOCHS}
+  patience: {EPOCHS}
+  ema: 0.9
+  sampler: hard_example
+  augment: [flips, copy_paste]
+  checkpoints: [val_accuracy, monitor, last]
 """
 VICTIMS = ("training", "snakemake", "both")
 RUN_TIMEOUT_S = 240
@@ -114,7 +124,7 @@ class Brief:
         for name in ("metrics.json", "predictions/chips.json"):
             assert (self.out / name).read_bytes() == (self.quiet / name).read_bytes()
         weights = sorted(path.name for path in (self.quiet / "checkpoints").glob("*.safetensors"))
-        assert weights == ["best_accuracy.safetensors", "best_jaccard.safetensors"]
+        assert weights == ["best_accuracy.safetensors", "best_monitor.safetensors", "last.safetensors"]
         for name in weights:
             tensors, quiet = (load_file(folder / "checkpoints" / name) for folder in (self.out, self.quiet))
             assert tensors.keys() == quiet.keys()
