@@ -201,9 +201,10 @@ def test_a_second_process_takes_over_when_the_first_is_killed(region: Path, tmp_
     wait_for_line(process, "epoch 2/4")
     process.kill()
     process.wait()
+    code = run_code_hash(SCRIPT, spec)  # as the script has it
     holder = hold_lock(tmp_path / "run", tmp_path / "nothing")
     threading.Timer(1.0, holder.kill).start()
-    lines = run_training(region, tmp_path / "run", spec, code=run_code_hash(SCRIPT, spec))  # as the script has it
+    lines = run_training(region, tmp_path / "run", spec, code=code)
     assert f"process {holder.pid} is still working" in lines[0]
     assert lines[1].startswith("resumed after epoch")
     assert same_weights(tmp_path / "run", tmp_path / "whole")
