@@ -85,7 +85,7 @@ def explain(model: type[BaseModel], raw: Any, error: ValidationError) -> str:
         )
         for item in error.errors(include_url=False)
     ]
-    fitting = [mistake for mistake in found if mistake.fits]
+    fitting = [mistake for mistake in found if mistake.fits] or found
     first = next((mistake for mistake in fitting if mistake.kind == "extra_forbidden"), fitting[0])
     keys, text = first.keys, _text(model, first)
     if first.kind in NOUNS:

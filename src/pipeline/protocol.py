@@ -51,7 +51,7 @@ def check_protocol(settings: dict[str, Any], classes: list[str], place: str) -> 
     """
     known = score_names(classes)
     _check_monitor(settings["monitor"], classes, f"{place}.monitor")
-    columns = [*known, monitored(settings)]
+    columns = list(dict.fromkeys([*known, monitored(settings)]))
     if followed(settings) not in (None, *columns):
         name = settings["schedule"]["name"]
         raise ConfigError(

@@ -338,7 +338,7 @@ def _flat(spec: Spec) -> dict[str, Any]:
 def _shown_entry(entry: dict[str, Any]) -> str:
     """An augmentation as a table names it: with what differs from its defaults."""
     short = variants.shortest("augment", entry["name"], entry["params"])
-    return str(entry["name"]) + (f" {canonical_json(short)}" if short else "")
+    return " ".join([str(entry["name"]), *(f"{key}={canonical_json(value)}" for key, value in short.items())])
 
 
 def _varied(specs: list[Spec]) -> list[str]:

@@ -213,7 +213,7 @@ def _fits_json(value: Any) -> bool:
 
 
 def _noun(family: str) -> str:
-    return {"losses": "loss"}.get(family, family.removesuffix("s"))
+    return {"losses": "loss", "augment": "augmentation"}.get(family, family.removesuffix("s"))
 
 
 def _parameters(family: str, name: str) -> list[Parameter]:

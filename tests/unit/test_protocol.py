@@ -59,6 +59,11 @@ def test_a_misspelt_score() -> None:
     assert "monitor: no score 'monitor'" in refused(monitor="monitor")
 
 
+def test_choices_name_a_score_once() -> None:
+    said = refused(schedule={"name": "reduce_on_plateau", "params": {"monitor": "val_los"}})
+    assert said.partition("choices: ")[2].split(", ").count("val_loss") == 1
+
+
 def test_checkpoints_none_or_twice() -> None:
     assert "checkpoints must name one score or more, none twice; got []" in refused(checkpoints=[])
     assert "got ['last', 'last']" in refused(checkpoints=["last", "last"])

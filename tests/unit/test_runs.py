@@ -228,6 +228,12 @@ def test_the_frankfurt_grid_has_108_runs(config: Path) -> None:
         ),
         ({"models": [{"smp": {"foo": {"a": [1, float("nan")]}}}]}, r"models: model 'smp': foo must be .*finite.*nan"),
         ({"data": {**DATA, "recipe": "osn"}}, r"data\.recipe: .*recipes/osn\.yaml does not exist; did you mean 'osm'"),
+        (
+            {"train": {"schedule": [["constant", "cosine"]]}},
+            r"train\.schedule: must be text or a mapping.*, got a list",
+        ),
+        ({"train": {"sampler": [["uniform"]]}}, r"train\.sampler: must be text or a mapping of keys, got a list"),
+        ({"train": {"augment": ["rotaton"]}}, r"no augmentation 'rotaton'; did you mean 'rotation'\?"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_line_with_place_value_and_choices(
@@ -249,6 +255,13 @@ def test_baselines_of_one_name_are_told_apart_by_their_parameters(config: Path) 
     ]
     networks = [run for run in found.runs if run.kind == "run"]
     assert all(set(run.varied) == {"model.name", "loss.name"} for run in networks)
+
+
+def test_augmentations_are_named_with_what_differs_from_their_defaults(config: Path) -> None:
+    lists = [[], [{"flips": {"quarter_turns": True}}, {"random_crop": {"px": 64}}], ["rotation"]]
+    found = study(config, train={"augment": lists}, models=["unet"], losses=["focal"], baselines=None)
+    named = [run.varied["train.augment"] for run in found.runs]
+    assert named == ["", "flips quarter_turns=true + random_crop px=64", "rotation"]
 
 
 def test_a_parameter_that_only_one_of_two_entries_has_is_varied(config: Path) -> None:

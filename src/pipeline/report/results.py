@@ -281,7 +281,19 @@ class Chips:
 
 
 def plain(value: Any) -> Any:
-    """A setting as one table cell: numbers, text and switches as they are, None as ``none``, lists as JSON."""
+    """A setting as one table cell: numbers, text and switches as they are, None as ``none``, lists as JSON.
+
+    A mapping is its keys and values, a variant its name and parameters, a list of such one after the other.
+    """
     if value is None:
         return "none"
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return "; ".join(str(plain(item)) for item in value)
+    if isinstance(value, dict):
+        variant = value.keys() == {"name", "params"}
+        words = [value["name"]] if variant else []
+        pairs = (value["params"] if variant else value).items()
+        return " ".join(
+            [*words, *(f"{key}={json.dumps(item) if isinstance(item, bool) else plain(item)}" for key, item in pairs)]
+        )
     return value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)

@@ -312,7 +312,7 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(item, Mapping):
             found |= flat(item, path)
         else:
-            found[path] = json.dumps(item) if isinstance(item, bool | list) else str(plain(item))
+            found[path] = json.dumps(item) if isinstance(item, bool) else str(plain(item))
     return found
 
 

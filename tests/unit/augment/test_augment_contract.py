@@ -182,7 +182,7 @@ def test_a_probability_runs_from_never_to_always(name: str) -> None:
 
 
 def test_unknown_parameters_list_the_choices(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"augment '{name}' has no parameter 'no_such'"):
+    with pytest.raises(ConfigError, match=f"augmentation '{name}' has no parameter 'no_such'"):
         augment.create(name, no_such=1)
 
 

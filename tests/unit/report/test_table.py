@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from pipeline.errors import DataError, RunError
 from pipeline.report import table as T
-from pipeline.report.results import lower_is_better
+from pipeline.report.results import lower_is_better, plain
 
 from .conftest import CLASSES, SPLITS, World, build_world, chip_id, network, other, study_config
 
@@ -246,3 +246,12 @@ def test_markdown_marks_the_best_and_lists_baselines_below(world: World) -> None
     assert accuracy[:2] == ["**0.9877**"] * 2 and not any("*" in text for text in accuracy[2:])
     assert not any("*" in row[header.index("val_loss")] for row in rows)  # two loss functions do not compare
     assert rows[-1][header.index("loss.name")] == "—"
+
+
+def test_settings_are_cells_for_people() -> None:
+    assert [plain(value) for value in (None, 2, 0.5, True, "a")] == ["none", 2, 0.5, True, "a"]
+    assert (plain([64, 32]), plain([])) == ("[64, 32]", "[]")
+    stages = [{"part": "decoder", "lr": 3e-3, "epochs": 1}, {"part": "all", "lr": 1e-4, "epochs": None}]
+    assert plain(stages) == "part=decoder lr=0.003 epochs=1; part=all lr=0.0001 epochs=none"
+    augment = [{"name": "flips", "params": {"quarter_turns": True}}, {"name": "blur", "params": {}}]
+    assert plain(augment) == "flips quarter_turns=true; blur"
