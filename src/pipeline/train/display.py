@@ -29,20 +29,18 @@ def terminal() -> TextIO | None:
 class Display:
     """Tells of epochs and steps."""
 
-    def __init__(self, epochs: int, chips: int, log: Callable[[str], None], screen: TextIO | None = None) -> None:
+    def __init__(self, epochs: int, log: Callable[[str], None], screen: TextIO | None = None) -> None:
         """Take over what does not change.
 
         Args:
             epochs: how many the run may have.
-            chips: of an epoch.
             log: takes one line of text.
             screen: where a bar is drawn; None: there is none.
         """
         self.epochs = epochs
-        self.chips = chips
         self._log = log
         self._screen = screen
-        self._epoch = self._steps = 0
+        self._epoch = self._steps = self._chips = 0
         self._epoch_s: float | None = None
         self._begun = self._last = time.monotonic()
         self._loss = ""
@@ -53,9 +51,9 @@ class Display:
         """Seconds between looks at the losses of an epoch under way on a GPU."""
         return EVERY_S if self._screen is None else LOOK_S
 
-    def begin(self, epoch: int, steps: int) -> None:
-        """An epoch begins, counted from 0, of `steps` steps."""
-        self._epoch, self._steps, self._loss = epoch, steps, ""
+    def begin(self, epoch: int, steps: int, chips: int) -> None:
+        """An epoch begins, counted from 0, of `steps` steps that show `chips` chips in all."""
+        self._epoch, self._steps, self._chips, self._loss = epoch, steps, chips, ""
         self._begun = self._last = time.monotonic()
 
     def step(self, done: int, losses: torch.Tensor, known: bool) -> None:
@@ -81,7 +79,7 @@ class Display:
         self.log(
             f"epoch {row['epoch']:.0f}/{self.epochs}  train {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
             f"accuracy {row['val_accuracy']:.4f}  jaccard {row['val_jaccard_coefficient']:.4f}  "
-            f"mean IoU {row['val_mean_iou']:.4f}  {self.chips / seconds:.0f} chips/s  at most {left} left"
+            f"mean IoU {row['val_mean_iou']:.4f}  {self._chips / seconds:.0f} chips/s  at most {left} left"
         )
 
     def log(self, text: str) -> None:

@@ -197,7 +197,7 @@ def prepare(
     made_for = canonical_json({"data": spec["data"], "hashes": hashes})
     with world.in_turn():
         extra = store_targets(work / "targets", joined, objective.derive, len(joined.classes), made_for, log)
-    display = Display(settings["epochs"], len(joined.rows["train"]), log, terminal() if world.first else None)
+    display = Display(settings["epochs"], log, terminal() if world.first else None)
     feed = Feed(joined, extra, world.device, options.residency, runs=options.runs_per_gpu, log=display.log)
     counts = class_counts(joined)
     search = WeightSearch(objective.search, settings["epochs"], settings["patience"]) if objective.search else None

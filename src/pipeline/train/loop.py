@@ -136,7 +136,7 @@ def _train(trainer: Trainer, epoch: int, stage: Stage) -> float:
     freeze(learner.model, stage.part, encoder_of(trainer.facts["model"]["name"]))
     losses = torch.zeros(len(steps), device=stepper.world.device)
     checked, cheap = 0, stepper.world.device.type == "cpu"
-    trainer.display.begin(epoch, len(steps))
+    trainer.display.begin(epoch, len(steps), sum(len(part.at) for parts in steps for part in parts))
     last = time.monotonic()
     for step, loss in enumerate(stepper.epoch(epoch, steps)):
         losses[step] = loss
