@@ -329,7 +329,7 @@ def _flat(spec: Spec) -> dict[str, Any]:
                 flat[f"{section}.{key}"] = value["name"]
                 flat |= {f"{section}.{key}.{name}": item for name, item in value["params"].items()}
             elif key == "augment":
-                flat[f"{section}.{key}"] = " + ".join(_shown_entry(entry) for entry in value)
+                flat[f"{section}.{key}"] = " + ".join(_shown_entry(entry) for entry in value) or None
             else:
                 flat[f"{section}.{key}"] = value
     return flat

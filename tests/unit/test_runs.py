@@ -261,7 +261,7 @@ def test_augmentations_are_named_with_what_differs_from_their_defaults(config: P
     lists = [[], [{"flips": {"quarter_turns": True}}, {"random_crop": {"px": 64}}], ["rotation"]]
     found = study(config, train={"augment": lists}, models=["unet"], losses=["focal"], baselines=None)
     named = [run.varied["train.augment"] for run in found.runs]
-    assert named == ["", "flips quarter_turns=true + random_crop px=64", "rotation"]
+    assert named == [None, "flips quarter_turns=true + random_crop px=64", "rotation"]
 
 
 def test_a_parameter_that_only_one_of_two_entries_has_is_varied(config: Path) -> None:
