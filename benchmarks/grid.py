@@ -6,8 +6,8 @@ with dropout is a little dearer). Each slice is measured on chips that are drawn
 the scoring of both checkpoints; the fixed cost of a run, by ``benchmarks.startup``, is measured for each network. A run
 is then its epochs of 6,400 chips, each validated, its fixed cost and its evaluation; runs follow one another. Nothing
 stops early, which makes it an upper bound. The arithmetic alone, at the fastest matrix product measured here, is the
-floor. On a GPU in bf16 under torch.compile; on a CPU the slices are one step, and days come out. Exit status 1 when an
-H200 would take longer than the bound.
+floor. On a GPU in bf16 under torch.compile; on a CPU a slice is one step of two chips, and days come out. Exit status 1
+when an H200 would take longer than the bound.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from benchmarks.startup import fixed_cost
 from benchmarks.training import GPU, ceiling
 from benchmarks.training_data import a_run, prepared, write_store
-from benchmarks.training_jobs import flops, time_steps
+from benchmarks.training_jobs import clock_of, flops, time_steps
 from pipeline.train.inference import score_chips
 from pipeline.train.loop import Trainer
 from pipeline.train.step import parts_of
@@ -111,15 +111,17 @@ def measure(options: argparse.Namespace, folder: Path) -> list[Slice]:
         model = {"name": network, "params": {"width": options.width} if options.width else {}}
         fixed, operations = fixed_cost(network, options.rounds), flops(model, options.px)
         for loss, batch in product(LOSSES, BATCHES):
-            trainer = prepared(folder / "data", folder / "work", a_run(model, loss, batch_size=batch, **precision))
-            seconds = [time_steps(steps_of(trainer, batch), options.steps) for _ in range(options.rounds)]
-            validated = time_steps(validations_of(trainer), options.rounds) / options.rounds
-            per_chip = statistics.median(seconds) / (options.steps * batch)
+            shown = min(batch, options.at_most)
+            trainer = prepared(folder / "data", folder / "work", a_run(model, loss, batch_size=shown, **precision))
+            clock, steps = clock_of(options.threads), steps_of(trainer, shown)
+            seconds = [time_steps(steps, options.steps, clock) for _ in range(options.rounds)]
+            validated = time_steps(validations_of(trainer), options.rounds, clock) / options.rounds
+            per_chip = statistics.median(seconds) / (options.steps * shown)
             one = Slice(network, loss, batch, per_chip, validated / options.drawn_val, fixed, operations)
             found.append(one)
             minutes = one.run_seconds(grid) / 60
             cells = [f"`{network}`", loss, str(batch), f"{1 / per_chip:,.3g}", f"{1 / one.per_validated:,.3g}"]
-            cells += [f"{fixed:.1f}", f"{minutes:,.3g}", f"{ALIKE * minutes:,.3g}"]
+            cells += [f"{fixed:.1f}", f"{minutes:,.1f}", f"{ALIKE * minutes:,.0f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
             del trainer
             gc.collect()
@@ -148,9 +150,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--val-chips", type=int, default=1371, help="of every epoch; 15/70 of 6,400, as split")
     parser.add_argument("--test-chips", type=int, default=1371, help="of every evaluation")
     parser.add_argument("--steps", type=int, default=100 if GPU else 1, help="of a slice")
+    parser.add_argument("--at-most", type=int, default=64 if GPU else 2, help="chips per step of a slice")
     parser.add_argument("--rounds", type=int, default=3 if GPU else 1, help="of a slice")
     parser.add_argument("--drawn", type=int, default=6400 if GPU else 64, help="training chips to draw")
-    parser.add_argument("--drawn-val", type=int, default=1371 if GPU else 8, help="validation chips to draw")
+    parser.add_argument("--drawn-val", type=int, default=1371 if GPU else 2, help="validation chips to draw")
     parser.add_argument("--threads", type=int, default=cores, help="of the CPU")
     parser.add_argument("--px", type=int, default=PX, help="edge of a chip; the grid's is 128")
     parser.add_argument("--width", type=int, help="of narrower networks, to try the command")
@@ -174,7 +177,7 @@ def main() -> None:
         f"{len(found) * ALIKE} runs of {grid.epochs} epochs of {grid.chips:,} chips, {grid.val:,} validated after each"
     )
     print(f"\n{runs},\none at a time: {span(minutes)}, {span(fixed)} of them starts, ends and compiled networks.")
-    print(f"An extrapolation from {options.steps} steps per setting; an upper bound, since no run stops early.")
+    print(f"An extrapolation from {options.steps} step(s) per setting; an upper bound, since no run stops early.")
     print(f"The arithmetic alone: {span(floor)} at {most / 1e12:.3g} TFLOP/s, the fastest matrix product here.")
     if "H200" in device and minutes > BOUND_MIN:
         sys.exit(f"\nover the bound of {BOUND_MIN:.0f} minutes")

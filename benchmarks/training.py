@@ -131,7 +131,7 @@ def rivals(found: Rounds, setting: Setting, threads: list[int], per_image: dict[
                 bound, holds = f"≥ {LOOP_BOUND:g}", ratio >= LOOP_BOUND
             fine &= holds
             cells = [named(key, setting), str(count), f"{ratio:.2f}", f"{least:.2f}–{largest:.2f}"]
-            cells += [f"{found.rate(key):,.3g}", f"{speed / 1e9:,.0f}", f"{speed / most:.1%}", gib(found.peak(key))]
+            cells += [shown(found.rate(key)), f"{speed / 1e9:,.0f}", f"{speed / most:.1%}", gib(found.peak(key))]
             print(f"| {' | '.join(cells)} | {bound} | {('yes' if holds else 'NO') if bound else ''} |")
     return fine
 
@@ -148,6 +148,11 @@ def named(key: Key, setting: Setting) -> str:
 def gib(count: int | None) -> str:
     """Bytes in GiB."""
     return "" if count is None else f"{count / 2**30:.2f}"
+
+
+def shown(rate: float) -> str:
+    """Images per second."""
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
 
 
 def limits(found: Rounds, threads: list[int]) -> bool:
@@ -174,7 +179,7 @@ def limits(found: Rounds, threads: list[int]) -> bool:
             bound = f"≥ {LOADER_BOUND:g}" if job == "loader" else ""
             holds = ratio >= LOADER_BOUND or not bound
             fine &= holds
-            cells = [label, str(count), f"{ratio:.2f}", f"{least:.2f}–{largest:.2f}", f"{found.rate(key):,.3g}"]
+            cells = [label, str(count), f"{ratio:.2f}", f"{least:.2f}–{largest:.2f}", shown(found.rate(key))]
             print(f"| {' | '.join(cells)} | {bound} | {('yes' if holds else 'NO') if bound else ''} |")
     return fine
 
