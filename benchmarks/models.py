@@ -10,6 +10,7 @@ on: on a GPU what torch allocated, on a CPU what a process of the network's own 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import re
@@ -28,6 +29,7 @@ from pipeline.errors import ConfigError
 
 SIDE_PX, BANDS, CLASSES = 256, 3, 4
 BATCH = {"cpu": 2, "cuda": 16}
+LIBRARY = "segmentation_models_pytorch"
 PATIENCE_S = 12.0  # a training step that would take longer is not measured
 FURTHER: dict[str, list[dict[str, Any]]] = {  # besides each variant's defaults
     "resunet_a": [
@@ -61,8 +63,9 @@ class Measured:
 
 
 def entries(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Networks and parameters to measure: those of `names`, else all."""
-    chosen = names or variants.names("models")
+    """Networks and parameters to measure: those of `names`, else all whose package is installed."""
+    there = importlib.util.find_spec(LIBRARY) is not None
+    chosen = names or [name for name in variants.names("models") if name != "smp" or there]
     return [(name, params) for name in chosen for params in [{}, *FURTHER.get(name, [])]]
 
 
@@ -213,6 +216,8 @@ def main() -> None:
             rate(row.peak_bytes / 2**30 if row.peak_bytes else None),
         ]
         print(f"| {label(name, params)} | {' | '.join(cells)} |", flush=True)
+    if not options.names and importlib.util.find_spec(LIBRARY) is None:
+        print("\nLeft out: segmentation-models-pytorch is not installed.")
 
 
 if __name__ == "__main__":
