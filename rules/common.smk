@@ -52,7 +52,9 @@ def asked_for(words):
     whole = any(
         word in ("all", "dataset", "runs") or "results/runs/" in word for word in words
     )
-    runs = [re.match(r"(?:.*/)?results/(?:runs|lr_range)/([^/]+)/", word) for word in words]
+    runs = [
+        re.match(r"(?:.*/)?results/(?:runs|lr_range)/([^/]+)/", word) for word in words
+    ]
     tested = [word for word in words if "results/lr_range/" in word]
     figures = [word for word in words if word.startswith("results/figures/")]
     if whole or not studies + data + figures + tested:
@@ -95,7 +97,9 @@ def check_data(target):
 def check_run(name, words):
     """ConfigError for a run that no study has, or a range test of one that has no learning rate."""
     found = find_run(name, STUDIES)
-    if found.kind != "run" and any(f"results/lr_range/{name}/" in word for word in words):
+    if found.kind != "run" and any(
+        f"results/lr_range/{name}/" in word for word in words
+    ):
         raise ConfigError(
             f"results/lr_range/{name}: {found.name} is a {found.kind} and has no learning rate; name a network's run"
         )

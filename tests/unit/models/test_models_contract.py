@@ -132,6 +132,7 @@ class TestEveryModel:
         network.train()(images)
         params = variants.declared("models", name, "SMALL", {})
         facts = {"model": {"name": name, "params": params}, "in_channels": 5, "classes": ["a", "b", "c"]}
+        facts |= {"offset": [0.0] * 5, "scale": [1.0] * 5}
         save_checkpoint(tmp_path / "best.safetensors", network.state_dict(), facts)
         copy, _ = load_checkpoint(tmp_path / "best.safetensors")
         saved, loaded = network.state_dict(), copy.state_dict()

@@ -382,6 +382,7 @@ class TestWeights:
         params = {"encoder": "resnet18", "weights": "imagenet"}
         network = models.create("smp", 3, 2, **params).eval()
         facts = {"model": {"name": "smp", "params": params}, "in_channels": 3, "classes": ["a", "b"]}
+        facts |= {"offset": [0.0] * 3, "scale": [1.0] * 3}
         save_checkpoint(tmp_path / "best.safetensors", network.state_dict(), facts)
         shutil.rmtree(offline)
         copy, _ = load_checkpoint(tmp_path / "best.safetensors")

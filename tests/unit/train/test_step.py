@@ -16,6 +16,7 @@ from pipeline.defaults import FROZEN_TRAIN
 from pipeline.errors import RunError
 from pipeline.evaluate.network import evaluate
 from pipeline.train import engine
+from pipeline.train.average import MovingAverage
 from pipeline.train.inference import Scaler
 from pipeline.train.objective import Objective
 from pipeline.train.state import Learner, Progress
@@ -59,7 +60,8 @@ def a_stepper(
 ) -> Stepper:
     settings = FROZEN_TRAIN | {"batch_size": 8, **train}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
-    learner = Learner(network, optimizer, Progress(), engine._average(network, settings["ema"]))
+    average = None if settings["ema"] is None else MovingAverage(network, settings["ema"])
+    learner = Learner(network, optimizer, Progress(), average)
     learner.errors = torch.full((CHIPS,), torch.nan)
     return Stepper(
         learner=learner,
