@@ -121,12 +121,13 @@ def test_an_interrupt_is_one_line_and_nobody_is_left(region: Path, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_is_said_once(region: Path, tmp_path: Path) -> None:
+    before = children(os.getpid())  # of other tests of this process
     lines: list[str] = []
     spec = a_spec(optimizer="sgd", lr=1e30, epochs=3, devices=2)
     with pytest.raises(RunError, match=r"the loss is (nan|inf) at epoch \d+, batch \d+ \(chips r\d+c\d+p32"):
         train("tiny-run", spec, "code", data=region, out=tmp_path / "out", work=tmp_path / "work", log=lines.append)
     assert not any("the loss is" in line or "error" in line for line in lines)
-    assert children(os.getpid()) == []
+    assert set(children(os.getpid())) <= set(before)
 
 
 def failing_job(region: Path, work: Path) -> dict[str, Any]:
@@ -136,11 +137,12 @@ def failing_job(region: Path, work: Path) -> dict[str, Any]:
 
 
 def test_what_fails_in_another_process_alone_is_the_errors_line(region: Path, tmp_path: Path) -> None:
+    before = children(os.getpid())
     job = failing_job(region, tmp_path)
     with pytest.raises(RunError, match="nonsense") as caught, processes(job, 2, tmp_path, print) as world:
         world.agreed(None)
     assert "\n" not in str(caught.value)
-    assert children(os.getpid()) == []
+    assert set(children(os.getpid())) <= set(before)
 
 
 STUCK = """
