@@ -26,7 +26,7 @@ import argparse, json, time
 from pathlib import Path
 from pipeline.train.devices import device_slot
 parser = argparse.ArgumentParser()
-for name in ("run", "spec", "data", "out", "work", "log"):
+for name in ("run", "spec", "data", "out", "work", "engine", "log"):
     parser.add_argument("--" + name)
 options = parser.parse_args()
 with device_slot(print, poll_s=0.05) as device:
