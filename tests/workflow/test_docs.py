@@ -210,7 +210,8 @@ def test_new_variants_keep_the_contracts_and_pass_the_linters(researcher: Projec
     done = researcher.run(
         *(python, "-m", "pytest", *contracts, "-k", " or ".join(new.values()), "-q", "-rA"), **own_source(researcher)
     )
-    assert all(done.text.count(f"[{name}") >= 4 for name in new.values()), done.text
+    for family, name in new.items():  # a contract of schedules has four cases for each, the others more
+        assert done.text.count(f"[{name}") >= (4 if family == "schedules" else 8), (name, done.text)
     files = [*(f"src/pipeline/{family}/{name}.py" for family, name in new.items()), "scripts/nearest_colour.py"]
     researcher.run(python, "-m", "ruff", "check", *files)
     researcher.run(python, "-m", "ruff", "format", "--check", *files)
